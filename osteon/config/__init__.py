@@ -1,0 +1,1 @@
+"""Settings: TOML and environment in, frozen typed values out. Every default stands here, once."""

@@ -1,0 +1,1 @@
+"""The receiver: an association in, durable instances out through ``pipeline.intake``."""
