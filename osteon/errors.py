@@ -65,7 +65,7 @@ class ReceptionError(OsteonError):
 
 
 class OutOfResourcesError(ReceptionError):
-    """The disk reserve is reached, the disk or the table is full, or the backlog is at its limit."""
+    """The disk reserve is reached, the disk or table is full, or the backlog is at its limit."""
 
     retryable = True
     dimse_status = 0xA700  # Out of resources, PS3.4 Table B.2-1

@@ -1,0 +1,113 @@
+"""Find the configuration file, read it, put the environment over it, and say clearly what is wrong.
+
+Called once by every command; a `Settings` leaves, or a `ConfigError` of one line that names file,
+key and cure.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import EnvSettingsSource
+from pydantic_settings.exceptions import SettingsError
+
+from osteon.config.settings import Settings
+from osteon.errors import ConfigError
+
+SYSTEM_PATH = Path("/etc/osteon/osteon.toml")
+
+
+def find_config(path: Path | None = None) -> Path | None:
+    """Return the configuration file in force, or None where the defaults are.
+
+    Parameters
+    ----------
+    path : Path, optional
+        The value of ``--config``; it wins over ``OSTEON_CONFIG``, ``./osteon.toml`` and
+        ``/etc/osteon/osteon.toml``, in this order.
+    """
+    named = path or (Path(os.environ["OSTEON_CONFIG"]) if os.environ.get("OSTEON_CONFIG") else None)
+    if named is not None:
+        return named
+    return next((p for p in (Path("osteon.toml"), SYSTEM_PATH) if p.is_file()), None)
+
+
+def load_settings(path: Path | None = None) -> Settings:
+    """Read the settings in force.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, or a key or value is wrong.
+    """
+    found = find_config(path)
+    values = {} if found is None else _read_toml(found)
+    place = str(found) if found is not None else "environment"
+    try:
+        environment = EnvSettingsSource(Settings)()
+        return Settings.model_validate(_overlay(values, environment))
+    except SettingsError as error:
+        raise ConfigError(f"environment: {error}: lists are written as JSON") from error
+    except ValidationError as error:
+        raise ConfigError(f"{place}: {_first_cure(error)}") from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file: name an existing one with --config") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+
+
+def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        lower = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(lower, Mapping)
+        merged[key] = _overlay(lower, value) if both else value  # type: ignore[arg-type] # both
+    return merged
+
+
+def _first_cure(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])[1:]
+    key = key or "settings"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(first["loc"][:-1])
+        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        cure = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+        return f"{key}: unknown key; {cure}{more}"
+    if first["type"] == "missing":
+        return f"{key}: missing; add it to the section{more}"
+    text = first["msg"].removeprefix("Value error, ")
+    given = first["input"]
+    shown = f", not {given!r}" if isinstance(given, str | int | float) else ""
+    return f"{key}: {text[0].lower()}{text[1:]}{shown}{more}"
+
+
+def _known_keys(parents: Iterable[int | str]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in parents:
+        # List positions and the keys of a free table such as route.match are no fields.
+        if isinstance(part, str) and part in model.model_fields:
+            model = _model_of(model.model_fields[part].annotation) or model
+    return sorted(model.model_fields)
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _model_of(inner)
+        if found is not None:
+            return found
+    return None
