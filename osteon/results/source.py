@@ -1,0 +1,231 @@
+"""The source images as a result needs them: identifiers and geometry, one header per frame.
+
+Source frames (a file and a frame number each) enter, frame headers leave; called by the encoder
+and, independently of it, by the gate. Pixels are never read, in whatever transfer syntax they are.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pydicom
+from pydicom.config import disable_value_validation
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
+
+from osteon.errors import EncodingError
+
+
+class SourceFrame(Protocol):
+    """One frame of the source series: where it is and what it is called."""
+
+    @property
+    def path(self) -> Path:
+        """The Part 10 file that holds the frame."""
+
+    @property
+    def frame(self) -> int:
+        """Frame number within the instance, from 1; 1 for a single-frame instance."""
+
+    @property
+    def sop_class_uid(self) -> str:
+        """SOP Class UID of the instance."""
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """SOP Instance UID of the instance."""
+
+
+@dataclass(frozen=True)
+class Lossy:
+    """What the source lost: ratios and methods of its lossy compressions (PS3.3 C.7.6.1.1.5)."""
+
+    ratios: tuple[float, ...]
+    methods: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FrameHeader:
+    """Identifiers and geometry of one source frame (PS3.3 C.7.6.2, C.7.6.16).
+
+    ``frame_number`` is None in a single-frame instance. ``orientation`` holds the cosines along
+    a row, then along a column; ``spacing_mm`` the distance between rows, then between columns.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    frame_number: int | None
+    study_instance_uid: str
+    series_instance_uid: str
+    frame_of_reference_uid: str
+    rows: int
+    columns: int
+    position_mm: tuple[float, ...]
+    orientation: tuple[float, ...]
+    spacing_mm: tuple[float, ...]
+    thickness_mm: float
+    lossy: Lossy | None
+
+
+_TAGS = [
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "Rows",
+    "Columns",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+]
+
+_METHODS = {  # transfer syntax → Lossy Image Compression Method, PS3.3 C.7.6.1.1.5.1
+    "1.2.840.10008.1.2.4.50": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.51": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.53": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.55": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.81": "ISO_14495_1",
+}
+
+UNREADABLE = (ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error)
+"""What pydicom raises when it converts a value that breaks the rules of its VR."""
+
+
+def read_header(path: Path, tags: Sequence[str]) -> Dataset:
+    """Read the named attributes of a Part 10 file and nothing behind them.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    tags : sequence of str
+        Keywords of the attributes.
+
+    Raises
+    ------
+    EncodingError
+        The file is gone or is not DICOM.
+    """
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
+    except (OSError, InvalidDicomError) as error:
+        raise EncodingError(f"the source instance {path} cannot be read: {error}") from error
+
+
+def read_frame_headers(frames: Sequence[SourceFrame]) -> tuple[FrameHeader, ...]:
+    """Read identifiers and geometry of every source frame; each file is opened once.
+
+    Parameters
+    ----------
+    frames : sequence of SourceFrame
+        The frames in slice order.
+
+    Returns
+    -------
+    tuple of FrameHeader
+        One per frame, in the same order.
+
+    Raises
+    ------
+    EncodingError
+        A file is gone, is another instance than it should be, or lacks identifiers or geometry.
+    """
+    headers = []
+    instance: Dataset | None = None
+    path: Path | None = None
+    with disable_value_validation():  # an invalid value elsewhere in the header is no matter here
+        for source in frames:
+            if instance is None or source.path != path:
+                instance, path = read_header(source.path, _TAGS), source.path
+            try:
+                headers.append(_frame_header(instance, source))
+            except (AttributeError, *UNREADABLE) as error:
+                raise EncodingError(
+                    f"frame {source.frame} of the source instance {source.sop_instance_uid} "
+                    f"lacks a valid identifier or geometry: {error}"
+                ) from error
+    return tuple(headers)
+
+
+def _frame_header(instance: Dataset, source: SourceFrame) -> FrameHeader:
+    """Take one frame's header from its instance."""
+    if _uid(instance, "SOPInstanceUID") != source.sop_instance_uid:
+        raise EncodingError(
+            f"{source.path} holds the instance {instance.SOPInstanceUID}, "
+            f"not {source.sop_instance_uid}"
+        )
+    groups = _functional_groups(instance, source.frame)
+    spacing_mm = _numbers(groups, "PixelSpacing", 2)
+    thickness = groups.get("SliceThickness")
+    return FrameHeader(
+        sop_class_uid=_uid(instance, "SOPClassUID"),
+        sop_instance_uid=source.sop_instance_uid,
+        frame_number=source.frame if "PerFrameFunctionalGroupsSequence" in instance else None,
+        study_instance_uid=_uid(instance, "StudyInstanceUID"),
+        series_instance_uid=_uid(instance, "SeriesInstanceUID"),
+        frame_of_reference_uid=_uid(instance, "FrameOfReferenceUID"),
+        rows=int(instance.Rows),
+        columns=int(instance.Columns),
+        position_mm=_numbers(groups, "ImagePositionPatient", 3),
+        orientation=_numbers(groups, "ImageOrientationPatient", 6),
+        spacing_mm=spacing_mm,
+        thickness_mm=float(thickness) if thickness else 0.0,
+        lossy=_lossy(instance),
+    )
+
+
+def _functional_groups(instance: Dataset, frame: int) -> Dataset:
+    """Gather a frame's geometry, wherever the instance keeps it: root, shared or per frame."""
+    if "PerFrameFunctionalGroupsSequence" not in instance:
+        return instance
+    gathered = Dataset()
+    shared = instance.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    for groups in (shared[0], instance.PerFrameFunctionalGroupsSequence[frame - 1]):
+        for macro in ("PixelMeasuresSequence", "PlaneOrientationSequence", "PlanePositionSequence"):
+            if groups.get(macro):
+                gathered.update(groups[macro].value[0])
+    return gathered
+
+
+def _uid(instance: Dataset, keyword: str) -> str:
+    """Return a UID that must be there and must be a UID."""
+    value = UID(str(getattr(instance, keyword)).strip("\0 "))
+    if not value.is_valid:
+        raise ValueError(f"{keyword} is {str(value)!r}, which is not a UID")
+    return str(value)
+
+
+def _numbers(groups: Dataset, keyword: str, count: int) -> tuple[float, ...]:
+    """Return a multi-valued number that must be there in full."""
+    values: Any = getattr(groups, keyword)
+    numbers = tuple(float(value) for value in values or ())
+    if len(numbers) != count:
+        raise ValueError(f"{keyword} has {len(numbers)} values instead of {count}")
+    return numbers
+
+
+def _lossy(instance: Dataset) -> Lossy | None:
+    """Say what was lost, by the flag or, where the flag is missing, by the transfer syntax."""
+    method = _METHODS.get(str(instance.file_meta.get("TransferSyntaxUID", "")))
+    if instance.get("LossyImageCompression") != "01" and method is None:
+        return None
+    ratios = instance.get("LossyImageCompressionRatio")
+    methods = instance.get("LossyImageCompressionMethod")
+    return Lossy(tuple(map(float, _many(ratios))), tuple(_many(methods)) or ((method or ""),))
+
+
+def _many(value: Any) -> list[Any]:
+    """Return no, one or many values as a list."""
+    if value is None or value == "":
+        return []
+    return [value] if isinstance(value, str | float | int) else list(value)
