@@ -1,0 +1,130 @@
+"""What a model folder says about itself: ``model.toml`` as frozen, checked types.
+
+A path enters, a `ModelSpec` leaves or a `ModelError` of one line that names file, key and cure.
+Called by `osteon.pipeline.model`, which loads what the specification describes.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from osteon.errors import ModelError
+from osteon.results.segment import Code
+
+SPEC_FILE = "model.toml"
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Millimetres = Annotated[float, Field(gt=0, le=100)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CodeSpec(_Part):
+    """A coded concept (PS3.3 8.8), as `osteon.results.segment.Code` with SCT as its scheme."""
+
+    value: str = Field(min_length=1, max_length=16)
+    scheme: str = Field("SCT", min_length=1, max_length=16)
+    meaning: str = Field(min_length=1, max_length=64)
+
+    def code(self) -> Code:
+        """Return the concept as the result encoders take it."""
+        return Code(self.value, self.scheme, self.meaning)
+
+
+class SegmentSpec(_Part):
+    """One value of the model's output: what it stands for and how it is shown."""
+
+    value: int = Field(ge=1, le=255, description="the class index in the model's output; 0 is none")
+    label: str = Field(min_length=1, max_length=64)
+    category: CodeSpec = CodeSpec(value="123037004", meaning="Anatomical Structure")
+    type: CodeSpec = CodeSpec(value="272673000", meaning="Bone")
+    laterality: Literal["left", "right"] | None = None
+    rgb: tuple[Byte, Byte, Byte]
+
+
+class InputSpec(_Part):
+    """What the network was trained on; the volume is brought to it and the answer brought back."""
+
+    dimension: Literal["2d", "3d"]
+    hu_window: tuple[float, float] = Field(description="HU that become 0 and 1; clipped outside")
+    spacing_mm: tuple[Millimetres, ...] | None = Field(
+        None, description="(row, column) in 2d, (slice, row, column) in 3d; none: as it comes"
+    )
+    orientation: str | None = Field(
+        None, pattern=r"^[LRAPSI]{3}$", description="patient directions of column, row, slice index"
+    )
+    patch: tuple[Annotated[int, Field(ge=8, le=1024)], ...] = Field(
+        description="(rows, columns) in 2d, (slices, rows, columns) in 3d"
+    )
+
+    @model_validator(mode="after")
+    def _axes_agree(self) -> Self:
+        axes = int(self.dimension[0])
+        if len(self.patch) != axes:
+            raise ValueError(
+                f"patch has {len(self.patch)} numbers, a {self.dimension} model {axes}"
+            )
+        if self.spacing_mm is not None and len(self.spacing_mm) != axes:
+            raise ValueError(f"spacing_mm has {len(self.spacing_mm)} numbers, not {axes}")
+        if not self.hu_window[0] < self.hu_window[1]:
+            raise ValueError("hu_window is (lower, upper)")
+        if self.dimension == "2d" and self.orientation is not None:
+            raise ValueError("orientation belongs to 3d models: slices are given as they come")
+        return self
+
+
+class OutputSpec(_Part):
+    """The segments that the model can return; none: connected components are named by size."""
+
+    segments: tuple[SegmentSpec, ...] = ()
+
+    @field_validator("segments")
+    @classmethod
+    def _values_differ(cls, segments: tuple[SegmentSpec, ...]) -> tuple[SegmentSpec, ...]:
+        if len({segment.value for segment in segments}) < len(segments):
+            raise ValueError("two segments have the same value")
+        return segments
+
+
+class ModelSpec(_Part):
+    """A model's ``model.toml``."""
+
+    name: Name
+    version: str = Field(min_length=1, max_length=64)
+    kind: str
+    weights: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    input: InputSpec
+    output: OutputSpec = OutputSpec()
+
+    @model_validator(mode="after")
+    def _weights_are_pinned(self) -> Self:
+        if self.kind != "builtin" and (self.weights is None or self.sha256 is None):
+            raise ValueError(f"a {self.kind} model needs weights and their sha256")
+        return self
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """Read the ``model.toml`` of a model folder.
+
+    Raises
+    ------
+    ModelError
+        The file is missing, is not TOML, or a key or value is wrong.
+    """
+    path = folder / SPEC_FILE
+    try:
+        return ModelSpec.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not TOML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "model"
+        raise ModelError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from error

@@ -1,0 +1,60 @@
+"""The station prediction: what each voxel is, seen by the model, on the source grid.
+
+A `Volume`, or the slices of it that have arrived, enters; one byte of evidence per voxel leaves.
+Called by the worker. What the values mean is the model's affair: `boneseg` hands them back to it.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osteon.errors import StageError
+from osteon.pipeline.model import Model
+from osteon.pipeline.volume import Volume
+
+
+def predict(model: Model, volume: Volume) -> NDArray[np.uint8]:
+    """Run the model over a whole volume.
+
+    Returns
+    -------
+    ndarray of uint8, shape (slices, rows, columns)
+        Evidence per voxel in the source grid.
+
+    Raises
+    ------
+    StageError
+        The model failed; another attempt may succeed.
+    ModelError
+        The model's output is not what its specification says.
+    """
+    return predict_slices(model, volume.hu_zyx, volume.geometry.affine)
+
+
+def predict_slices(
+    model: Model, hu_zyx: NDArray[np.number[Any]], affine: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """Run the model over some slices of a volume that may still be arriving.
+
+    For a model with ``dimension == "2d"`` the evidence of a slice is the same whichever slices
+    come with it, so it can be kept by instance and never be computed twice.
+
+    Parameters
+    ----------
+    hu_zyx : ndarray of int16 or float32, shape (slices, rows, columns)
+        Hounsfield units.
+    affine : ndarray of float64, shape (4, 4)
+        Voxel (column, row, slice) to patient millimetres; a 2D model reads its first two columns.
+
+    Raises
+    ------
+    StageError, ModelError
+        As `predict`.
+    """
+    try:
+        prediction_zyx = model.predict(hu_zyx, affine)
+    except (RuntimeError, MemoryError) as error:  # what torch raises, out of memory included
+        raise StageError(f"{model.name}: prediction failed: {error}") from error
+    assert prediction_zyx.shape == hu_zyx.shape
+    return prediction_zyx
