@@ -1,0 +1,99 @@
+"""The Part 10 header: written around a received data set, and taken off an uploaded file.
+
+UIDs and AE titles enter, the preamble and File Meta Information of PS3.10 7.1 leave; or the bytes
+of a file enter and the place of its data set leaves. The data set itself is never touched.
+"""
+
+import struct
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from osteon.errors import UnparseableError
+
+IMPLEMENTATION_CLASS_UID = "2.25.329418520346851905361957316527640514101"
+IMPLEMENTATION_VERSION_NAME = f"OSTEON_{version('osteon')}"[:16]
+_PREAMBLE = b"\0" * 128 + b"DICM"
+_META_BYTES_MAX = 64 * 1024
+_LONG_VR = frozenset({b"OB", b"OW", b"UN", b"UT", b"SQ", b"OF", b"OD", b"OL", b"OV", b"UC", b"UR"})
+
+
+@dataclass(frozen=True)
+class FileMeta:
+    """What the File Meta Information says (PS3.10 Table 7.1-1)."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    sending_ae_title: str = ""
+    receiving_ae_title: str = ""
+
+
+def encode_header(meta: FileMeta) -> bytes:
+    """Encode preamble, prefix and File Meta Information.
+
+    The same values always give the same bytes, so that a file can be named by its content.
+
+    References
+    ----------
+    DICOM PS3.10 7.1
+    """
+    group = _element(0x0001, b"OB", b"\0\1")
+    group += _element(0x0002, b"UI", meta.sop_class_uid.encode("ascii"))
+    group += _element(0x0003, b"UI", meta.sop_instance_uid.encode("ascii"))
+    group += _element(0x0010, b"UI", meta.transfer_syntax_uid.encode("ascii"))
+    group += _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii"))
+    group += _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode("ascii"))
+    if meta.sending_ae_title:
+        group += _element(0x0017, b"AE", meta.sending_ae_title.encode("ascii"))
+    if meta.receiving_ae_title:
+        group += _element(0x0018, b"AE", meta.receiving_ae_title.encode("ascii"))
+    return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(group))) + group
+
+
+def decode_header(raw: bytes | memoryview) -> tuple[FileMeta, int]:
+    """Read a file's File Meta Information and where its data set starts.
+
+    Parameters
+    ----------
+    raw : bytes
+        The file, or at least its first 64 KiB.
+
+    Returns
+    -------
+    tuple of FileMeta and int
+        The values, and the offset of the data set in bytes.
+
+    Raises
+    ------
+    UnparseableError
+        The bytes are no Part 10 file.
+    """
+    head = bytes(raw[: len(_PREAMBLE) + _META_BYTES_MAX])
+    if head[128:132] != b"DICM":
+        raise UnparseableError("not a DICOM file: no DICM after the 128-byte preamble (PS3.10 7.1)")
+    values: dict[int, bytes] = {}
+    at = 132
+    while at + 8 <= len(head) and head[at : at + 2] == b"\x02\x00":
+        element, vr = struct.unpack_from("<H2s", head, at + 2)
+        long = vr in _LONG_VR
+        size = struct.unpack_from("<I" if long else "<H", head, at + (8 if long else 6))[0]
+        at += 12 if long else 8
+        if at + size > len(head):
+            raise UnparseableError("not a DICOM file: its File Meta Information is cut off")
+        values[element] = head[at : at + size]
+        at += size
+    if not values.get(0x0010):
+        raise UnparseableError("not a DICOM file: it names no transfer syntax (0002,0010)")
+    return FileMeta(*(_text(values.get(e)) for e in (0x0002, 0x0003, 0x0010, 0x0017, 0x0018))), at
+
+
+def _element(element: int, vr: bytes, value: bytes) -> bytes:
+    if len(value) % 2:
+        value += b" " if vr in {b"SH", b"AE"} else b"\0"
+    if vr in _LONG_VR:
+        return struct.pack("<HH2sHI", 2, element, vr, 0, len(value)) + value
+    return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("ascii", "replace").strip(" \0")

@@ -1,0 +1,122 @@
+"""Make bytes durable: a file that is visible under its name is whole and on the disk.
+
+The parts of a file enter, its path under the data directory leaves, after data and directory entry
+are synced. Intake stores instances through it and the observer publishes results through it.
+"""
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from osteon.errors import OutOfResourcesError, ReceptionError
+
+SPOOL, INCOMING = "spool", "incoming"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+class Spool:
+    """The folder of received instances.
+
+    A file's name comes from the hash of its content and its folder's from the hash of its series,
+    so nothing that a peer sends can become a path. Files being written stand in ``incoming``.
+
+    Parameters
+    ----------
+    data_dir : Path
+        The node's data directory.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        for folder in (SPOOL, INCOMING):
+            (data_dir / folder).mkdir(parents=True, exist_ok=True)
+
+    def clear_incoming(self) -> int:
+        """Remove what a killed receiver was writing; nobody was told that it is safe."""
+        files = list((self.data_dir / INCOMING).iterdir())
+        for file in files:
+            file.unlink(missing_ok=True)
+        return len(files)
+
+    def path_of(self, series_instance_uid: str, sha256: str) -> Path:
+        """Return the path, under the data directory, of an instance with this content."""
+        series = hashlib.sha256(series_instance_uid.encode("ascii")).hexdigest()[:16]
+        return Path(SPOOL) / series / f"{sha256}.dcm"
+
+    def store(self, path: Path, parts: Iterable[bytes | memoryview]) -> int:
+        """Write a file durably and return its size in bytes.
+
+        Raises
+        ------
+        OutOfResourcesError
+            No space, or no file descriptor, is left; nothing stays behind.
+        ReceptionError
+            The disk failed.
+        """
+        target = self.data_dir / path
+        try:
+            if not target.parent.is_dir():
+                target.parent.mkdir(exist_ok=True)
+                _sync_folder(target.parent.parent)
+            return write_durably(target, parts, by_way_of=self.data_dir / INCOMING)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise OutOfResourcesError(f"no space left for {path}: {error.strerror}") from error
+            raise ReceptionError(f"{path} cannot be written: {error}") from error
+
+
+def write_durably(target: Path, parts: Iterable[bytes | memoryview], *, by_way_of: Path) -> int:
+    """Write a file so that it is either whole and synced under its name, or not there.
+
+    Parameters
+    ----------
+    target : Path
+        The name it gets; an older file of that name is replaced.
+    parts : iterable of bytes
+        Its content, in order.
+    by_way_of : Path
+        Folder on the same file system in which it is written first.
+
+    Returns
+    -------
+    int
+        Its size in bytes.
+    """
+    descriptor, draft = tempfile.mkstemp(dir=by_way_of)
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            size = sum(_write_all(file.fileno(), part) for part in parts)
+            os.fdatasync(file.fileno())
+        Path(draft).replace(target)
+    except BaseException:
+        with suppress(OSError):
+            Path(draft).unlink()
+        raise
+    _sync_folder(target.parent)
+    return size
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free space for unprivileged processes on a folder's disk, in bytes."""
+    return shutil.disk_usage(folder).free
+
+
+def _write_all(descriptor: int, part: bytes | memoryview) -> int:
+    view = memoryview(part).cast("B")
+    written = 0
+    while written < len(view):
+        written += os.write(descriptor, view[written:])
+    return written
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

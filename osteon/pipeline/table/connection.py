@@ -1,0 +1,198 @@
+"""Open the job table: checks of SQLite and of the disk, migrations, and the write transaction.
+
+A data directory enters, a `Table` leaves: one connection, to be used by one thread at a time.
+Every process of the node opens its own. Foreign exceptions of SQLite are mapped here.
+"""
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pysqlite3 import dbapi2 as sqlite3
+from sqlite_utils import Database, Migrations
+
+from osteon.errors import ConfigError, OutOfResourcesError, TableError
+
+FILE_NAME = "osteon.sqlite"
+SQLITE_MIN = (3, 51, 3)  # Older releases can corrupt a WAL database when two checkpoints meet.
+BUSY_TIMEOUT_S = 30.0
+NETWORK_FILE_SYSTEMS = frozenset(
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "9p",
+        "afs",
+        "ceph",
+        "glusterfs",
+        "fuse.sshfs",
+        "ncpfs",
+    }
+)
+
+Row = Mapping[str, Any]
+Parameters = Sequence[Any] | Mapping[str, Any]
+migrations = Migrations("osteon")
+
+
+@migrations()
+def _0001_route(db: Database) -> None:
+    statement = ""
+    for line in resources.files(__package__).joinpath("0001_route.sql").read_text().splitlines():
+        statement += line + "\n"
+        if sqlite3.complete_statement(statement):
+            db.execute(statement)
+            statement = ""
+
+
+class Table:
+    """One connection to the job table.
+
+    Parameters
+    ----------
+    data_dir : Path
+        The node's data directory; it exists.
+    clock : callable, optional
+        Returns the time in seconds since 1970; tests inject their own.
+    """
+
+    def __init__(self, data_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.data_dir = data_dir
+        self.clock = clock
+        self._lock = threading.RLock()
+        self._conn = sqlite3.connect(
+            str(data_dir / FILE_NAME),
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        self._conn.row_factory = sqlite3.Row
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            self._conn.execute(f"PRAGMA {pragma}")
+
+    def close(self) -> None:
+        """Close the connection; a second call does nothing."""
+        with self._lock:
+            self._conn.close()
+
+    @property
+    def version(self) -> int:
+        """A number that changes when another connection commits (PRAGMA data_version)."""
+        return int(self.rows("PRAGMA data_version")[0]["data_version"])
+
+    def rows(self, sql: str, parameters: Parameters = ()) -> list[Row]:
+        """Run one statement and return its rows."""
+        with self._lock, _mapped():
+            return list(self._conn.execute(sql, parameters))
+
+    def row(self, sql: str, parameters: Parameters = ()) -> Row | None:
+        """Run one statement and return its first row, or None."""
+        return next(iter(self.rows(sql, parameters)), None)
+
+    def change(self, sql: str, parameters: Parameters = ()) -> int:
+        """Run one statement that writes and return how many rows it changed."""
+        with self._lock, _mapped():
+            return int(self._conn.execute(sql, parameters).rowcount)
+
+    def insert(self, sql: str, parameters: Parameters = ()) -> int:
+        """Run one INSERT and return the new row's id."""
+        with self._lock, _mapped():
+            return int(self._conn.execute(sql, parameters).lastrowid)
+
+    @contextmanager
+    def write(self) -> Iterator[None]:
+        """Run the block as one durable transaction; nested blocks join the outer one.
+
+        Raises
+        ------
+        OutOfResourcesError
+            The disk is full.
+        TableError
+            The table is locked for longer than 30 s, or broken.
+        """
+        with self._lock, _mapped():
+            if self._conn.in_transaction:
+                yield
+                return
+            self._conn.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._conn.execute("COMMIT")
+            finally:
+                # SQLite has already rolled back by itself after some errors, such as a full disk.
+                if self._conn.in_transaction:
+                    self._conn.execute("ROLLBACK")
+
+
+def open_table(data_dir: Path, *, clock: Callable[[], float] = time.time) -> Table:
+    """Create or open the job table of a data directory and bring its schema up to date.
+
+    Raises
+    ------
+    ConfigError
+        SQLite is too old, or the data directory is on a network file system or not writable.
+    """
+    if sqlite3.sqlite_version_info < SQLITE_MIN:
+        raise ConfigError(
+            f"SQLite {sqlite3.sqlite_version} can corrupt a WAL database: "
+            f"install pysqlite3 with {'.'.join(map(str, SQLITE_MIN))} or newer"
+        )
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"data_dir: {data_dir} cannot be created: {error.strerror}") from error
+    if not os.access(data_dir, os.W_OK):
+        raise ConfigError(f"data_dir: {data_dir} is not writable: check its owner")
+    kind = file_system_of(data_dir)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise ConfigError(f"data_dir: {data_dir} is on {kind}: name a folder on a local disk")
+    with _mapped(), held_folder(data_dir):
+        table = Table(data_dir, clock=clock)
+        migrations.apply(Database(table._conn))  # noqa: SLF001 - the same module
+    return table
+
+
+@contextmanager
+def held_folder(folder: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a folder, so that one process at a time migrates."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def file_system_of(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
+    """Return the type of the file system that holds a path, or "" where it cannot be known."""
+    if not mounts.is_file():
+        return ""
+    resolved = path.resolve()
+    best, kind = -1, ""
+    for line in mounts.read_text().splitlines():
+        _, mount_point, file_system, *_ = line.split(" ")
+        point = Path(mount_point.replace("\\040", " "))
+        if (resolved == point or point in resolved.parents) and len(point.parts) > best:
+            best, kind = len(point.parts), file_system
+    return kind
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        text = str(error)
+        if "full" in text or "disk I/O error" in text:
+            raise OutOfResourcesError(f"the job table cannot be written: {text}") from error
+        raise TableError(f"the job table: {text}") from error
+    except sqlite3.DatabaseError as error:
+        raise TableError(f"the job table: {error}") from error

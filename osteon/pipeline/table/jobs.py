@@ -1,0 +1,331 @@
+"""Rows of jobs: one function an event; each names the state it leaves and records who and why.
+
+Called by the observer, by people through the command line and HTTP. Zero changed rows is a
+`StaleTransition`: somebody else has moved the job meanwhile, and that stands.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from osteon.errors import NotFoundError, StaleTransition
+from osteon.pipeline.job import WORKER_STAGES, Event, Stage, State, next_state
+from osteon.pipeline.table.connection import Row, Table
+
+
+@dataclass(frozen=True)
+class NewResult:
+    """A result file that was made durable and accepted.
+
+    Attributes
+    ----------
+    kind : str
+        ``seg``, or ``preview``, which is never sent.
+    path : str
+        Under the data directory.
+    """
+
+    kind: str
+    path: str
+    size: int
+    sha256: str
+    media_type: str
+    sop_instance_uid: str | None = None
+    sop_class_uid: str | None = None
+    series_instance_uid: str | None = None
+
+
+def get(table: Table, job_id: int) -> Row:
+    """Return one job.
+
+    Raises
+    ------
+    NotFoundError
+        There is none of this id.
+    """
+    job = table.row("SELECT * FROM job WHERE id = ?", (job_id,))
+    if job is None:
+        raise NotFoundError(f"no job {job_id}: see `osteon jobs list`")
+    return job
+
+
+def admitted_count(table: Table) -> int:
+    """Return how many jobs are between admission and delivery."""
+    row = table.row(
+        "SELECT count(*) AS n FROM job WHERE stage IN ('prediction', 'boneseg', 'encode')"
+        " AND state IN ('waiting', 'running', 'backoff')"
+    )
+    return int(row["n"]) if row is not None else 0
+
+
+def waiting_for_admission(table: Table, limit: int) -> list[Row]:
+    """Return the next jobs at the throttler's door, most urgent class and oldest first."""
+    return table.rows(
+        "SELECT * FROM job WHERE state = 'waiting' AND stage = 'admission'"
+        " ORDER BY priority, id LIMIT ?",
+        (limit,),
+    )
+
+
+def ready(table: Table, limit: int) -> list[Row]:
+    """Return admitted jobs that wait for a worker; those furthest on the route come first."""
+    found: list[Row] = []
+    for stage in reversed(WORKER_STAGES):
+        found += table.rows(
+            "SELECT * FROM job WHERE state = 'waiting' AND stage = ? ORDER BY priority, id LIMIT ?",
+            (stage, limit),
+        )
+    return sorted(found, key=lambda job: int(job["priority"]))[:limit]
+
+
+def running(table: Table) -> list[Row]:
+    """Return the jobs that a worker holds."""
+    return table.rows("SELECT * FROM job WHERE state = 'running'")
+
+
+def resumable(table: Table) -> list[Row]:
+    """Return the jobs whose backoff is over."""
+    return table.rows(
+        "SELECT * FROM job WHERE state = 'backoff' AND not_before <= ? LIMIT 100", (table.clock(),)
+    )
+
+
+def next_resume(table: Table) -> float | None:
+    """Return when the next backoff ends, in seconds since 1970."""
+    row = table.row("SELECT min(not_before) AS at FROM job WHERE state = 'backoff'")
+    return None if row is None or row["at"] is None else float(row["at"])
+
+
+def of_series(table: Table, series_instance_uid: str, before_generation: int) -> list[Row]:
+    """Return the jobs of a series' earlier generations."""
+    return table.rows(
+        "SELECT job.* FROM job JOIN series ON series.id = job.series_id"
+        " WHERE series_instance_uid = ? AND generation < ?",
+        (series_instance_uid, before_generation),
+    )
+
+
+def outputs(table: Table, job_id: int) -> dict[str, str]:
+    """Return the accepted output folder of each finished stage, under the data directory."""
+    rows = table.rows("SELECT stage, path FROM output WHERE job_id = ?", (job_id,))
+    return {row["stage"]: row["path"] for row in rows}
+
+
+def admit(table: Table, job: Row, why: str) -> None:
+    """Let a job in: from admission to the door of prediction."""
+    _move(table, job, Event.ADMIT, who="throttler", why=why, stage=Stage.PREDICTION)
+
+
+def claim(table: Table, job: Row, worker: str, lease_s: float) -> int:
+    """Take a job's lease for a worker and return its fencing token, the attempt."""
+    with table.write():
+        _move(table, job, Event.CLAIM, who="dispatcher", why=f"runs on {worker}")
+        table.change(
+            "UPDATE job SET attempt = attempt + 1, lease_until = ?, worker = ? WHERE id = ?",
+            (table.clock() + lease_s, worker, job["id"]),
+        )
+    return int(job["attempt"]) + 1
+
+
+def renew(table: Table, job_id: int, attempt: int, lease_s: float) -> None:
+    """Extend a running job's lease; one that was moved on meanwhile is left alone."""
+    with table.write():
+        table.change(
+            "UPDATE job SET lease_until = ? WHERE id = ? AND attempt = ? AND state = 'running'",
+            (table.clock() + lease_s, job_id, attempt),
+        )
+
+
+def finish(table: Table, job: Row, attempt: int, output: str, why: str) -> None:
+    """Accept a stage's output folder and move the job to the next stage."""
+    stage = Stage(job["stage"]).next
+    if stage is None:
+        raise StaleTransition(f"job {job['id']} is at its last stage")
+    with table.write():
+        _move(table, job, Event.FINISH, who="observer", why=why, stage=stage, attempt=attempt)
+        table.change(
+            "INSERT INTO output (job_id, stage, attempt, path) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET attempt = excluded.attempt, path = excluded.path",
+            (job["id"], job["stage"], attempt, output),
+        )
+
+
+def finish_encode(
+    table: Table,
+    job: Row,
+    attempt: int,
+    results: Sequence[NewResult],
+    segments: Sequence[dict[str, object]],
+    why: str,
+) -> None:
+    """Accept the results: record them, open their deliveries, and move the job to deliver."""
+    now = table.clock()
+    with table.write():
+        _move(
+            table, job, Event.FINISH, who="observer", why=why, stage=Stage.DELIVER, attempt=attempt
+        )
+        table.change("UPDATE job SET segments = ? WHERE id = ?", (json.dumps(segments), job["id"]))
+        for result in results:
+            result_id = _upsert_result(table, job, result, now)
+            if result.kind != "seg":
+                continue
+            for destination in json.loads(job["destinations"]):
+                table.change(
+                    "INSERT INTO delivery (result_id, destination, state, not_before, created,"
+                    " updated) VALUES (?, ?, 'waiting', ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                    " state = 'waiting', attempts = 0, not_before = excluded.not_before,"
+                    " reason = '', created = excluded.created, updated = excluded.updated",
+                    (result_id, destination, now, now, now),
+                )
+
+
+def complete(table: Table, job: Row, why: str) -> None:
+    """End a job whose deliveries are all proven."""
+    _move(table, job, Event.COMPLETE, who="observer", why=why)
+
+
+def retry(table: Table, job: Row, attempt: int, not_before: float, why: str) -> None:
+    """Put a job whose attempt failed into backoff."""
+    with table.write():
+        _move(table, job, Event.RETRY, who="observer", why=why, attempt=attempt)
+        table.change(
+            "UPDATE job SET failures = failures + 1, not_before = ? WHERE id = ?",
+            (not_before, job["id"]),
+        )
+
+
+def resume(table: Table, job: Row) -> None:
+    """Let a job try again."""
+    _move(table, job, Event.RESUME, who="observer", why="waits for a worker again")
+
+
+def rescue(table: Table, job: Row, why: str) -> None:
+    """Take a job back whose worker is gone."""
+    with table.write():
+        _move(table, job, Event.RESCUE, who="observer", why=why)
+        table.change("UPDATE job SET failures = failures + 1 WHERE id = ?", (job["id"],))
+
+
+def fail(table: Table, job: Row, why: str) -> None:
+    """Give a job up."""
+    _move(table, job, Event.FAIL, who="observer", why=why)
+
+
+def reject(table: Table, job: Row, why: str) -> None:
+    """End a job whose input cannot be processed."""
+    _move(table, job, Event.REJECT, who="observer", why=why)
+
+
+def supersede(table: Table, job: Row, why: str) -> None:
+    """End an unfinished job in favour of a newer generation's."""
+    with table.write():
+        _move(table, job, Event.SUPERSEDE, who="observer", why=why)
+        _cancel_deliveries(table, job, why)
+
+
+def supersede_results(table: Table, job: Row) -> None:
+    """Mark an earlier generation's results as superseded."""
+    with table.write():
+        table.change(
+            "UPDATE result SET superseded = ? WHERE job_id = ? AND superseded IS NULL",
+            (table.clock(), job["id"]),
+        )
+
+
+def cancel(table: Table, job: Row, who: str) -> None:
+    """Stop a job for a person."""
+    with table.write():
+        _move(table, job, Event.CANCEL, who=who, why=f"cancelled by {who}")
+        _cancel_deliveries(table, job, f"cancelled by {who}")
+
+
+def rerun(table: Table, job: Row, who: str) -> None:
+    """Run the same input again for a person; the result keeps its UIDs."""
+    with table.write():
+        _move(table, job, Event.RERUN, who=who, why=f"run again by {who}", stage=Stage.ADMISSION)
+        table.change("UPDATE job SET failures = 0, not_before = 0 WHERE id = ?", (job["id"],))
+
+
+def _move(
+    table: Table,
+    job: Row,
+    event: Event,
+    *,
+    who: str,
+    why: str,
+    stage: Stage | None = None,
+    attempt: int | None = None,
+) -> None:
+    to_state = next_state(State(job["state"]), event)
+    to_stage = stage or Stage(job["stage"])
+    if to_state is None:
+        raise StaleTransition(f"job {job['id']} is {job['state']}: it cannot {event}")
+    now = table.clock()
+    with table.write():
+        changed = table.change(
+            "UPDATE job SET stage = ?, state = ?, reason = ?, updated = ?, lease_until = ?,"
+            " worker = NULL, failures = iif(stage = ?, failures, 0)"
+            " WHERE id = ? AND stage = ? AND state = ? AND attempt = ?",
+            (
+                to_stage,
+                to_state,
+                why,
+                now,
+                now if to_state is State.RUNNING else None,
+                to_stage,
+                job["id"],
+                job["stage"],
+                job["state"],
+                job["attempt"] if attempt is None else attempt,
+            ),
+        )
+        if changed != 1:
+            raise StaleTransition(f"job {job['id']} is no longer {job['state']} at {job['stage']}")
+        table.insert(
+            "INSERT INTO transition (at, series_id, job_id, event, from_stage, from_state,"
+            " to_stage, to_state, who, why) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                now,
+                job["series_id"],
+                job["id"],
+                event,
+                job["stage"],
+                job["state"],
+                to_stage,
+                to_state,
+                who,
+                why,
+            ),
+        )
+
+
+def _upsert_result(table: Table, job: Row, result: NewResult, now: float) -> int:
+    table.change(
+        "INSERT INTO result (job_id, kind, path, size, sha256, media_type, sop_instance_uid,"
+        " sop_class_uid, series_instance_uid, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (job_id, kind) DO UPDATE SET path = excluded.path, size = excluded.size,"
+        " sha256 = excluded.sha256, sop_instance_uid = excluded.sop_instance_uid,"
+        " series_instance_uid = excluded.series_instance_uid, created = excluded.created",
+        (
+            job["id"],
+            result.kind,
+            result.path,
+            result.size,
+            result.sha256,
+            result.media_type,
+            result.sop_instance_uid,
+            result.sop_class_uid,
+            result.series_instance_uid,
+            now,
+        ),
+    )
+    row = table.row("SELECT id FROM result WHERE job_id = ? AND kind = ?", (job["id"], result.kind))
+    return int(row["id"]) if row is not None else 0
+
+
+def _cancel_deliveries(table: Table, job: Row, why: str) -> None:
+    table.change(
+        "UPDATE delivery SET state = 'cancelled', reason = ?, updated = ? WHERE state = 'waiting'"
+        " AND result_id IN (SELECT id FROM result WHERE job_id = ?)",
+        (why, table.clock(), job["id"]),
+    )

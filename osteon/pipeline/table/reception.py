@@ -1,0 +1,157 @@
+"""Rows of what was received: associations, instances, and the series they open.
+
+Called by intake alone, in the receiver and in the HTTP process.
+"""
+
+import json
+from dataclasses import dataclass
+
+from osteon.pipeline.index import Header, to_json
+from osteon.pipeline.table.connection import Row, Table
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who sent, by which way.
+
+    Attributes
+    ----------
+    association_id : int or None
+        Row of the association; None for an HTTP upload.
+    """
+
+    calling_ae_title: str
+    called_ae_title: str
+    address: str
+    association_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Received:
+    """One durable instance that is about to be told of."""
+
+    header: Header
+    transfer_syntax_uid: str
+    sha256: str
+    path: str
+    size: int
+
+
+def open_association(table: Table, calling: str, called: str, address: str) -> int:
+    """Record that an association was accepted and return its id."""
+    with table.write():
+        return table.insert(
+            "INSERT INTO association (calling_ae_title, called_ae_title, address, opened)"
+            " VALUES (?, ?, ?, ?)",
+            (calling, called, address, table.clock()),
+        )
+
+
+def close_association(table: Table, association_id: int, outcome: str) -> None:
+    """Record how an association ended; what was recorded first stays."""
+    with table.write():
+        table.change(
+            "UPDATE association SET closed = ?, outcome = ? WHERE id = ? AND closed IS NULL",
+            (table.clock(), outcome, association_id),
+        )
+
+
+def find_instance(table: Table, header: Header, sha256: str) -> Row | None:
+    """Return the row of an instance that was received before with the same bytes."""
+    return table.row(
+        "SELECT * FROM instance WHERE sop_instance_uid = ? AND series_instance_uid = ?"
+        " AND sha256 = ?",
+        (header.sop_instance_uid, header.series_instance_uid, sha256),
+    )
+
+
+def add_instance(table: Table, origin: Origin, received: Received, *, quiet_s: float) -> int:
+    """Record a durable instance with its series, in one transaction, and return its id.
+
+    An instance of a series that is still receiving joins its generation; one of a complete series
+    opens the next generation.
+
+    Parameters
+    ----------
+    quiet_s : float
+        How long after this instance, in seconds, the observer looks at the series.
+    """
+    header, now = received.header, table.clock()
+    with table.write():
+        known = table.row(
+            "SELECT 1 FROM instance WHERE sop_instance_uid = ? AND series_instance_uid = ?",
+            (header.sop_instance_uid, header.series_instance_uid),
+        )
+        newest = table.row(
+            "SELECT * FROM series WHERE series_instance_uid = ? ORDER BY generation DESC LIMIT 1",
+            (header.series_instance_uid,),
+        )
+        if newest is not None and newest["state"] == "receiving":
+            generation = newest["generation"]
+            table.change(
+                "UPDATE series SET last = ?, due = ?, instances = instances + ? WHERE id = ?",
+                (now, now + quiet_s, known is None, newest["id"]),
+            )
+        else:
+            generation = _open_generation(table, origin, header, newest, known is None, quiet_s)
+        return _insert_instance(table, origin, received, generation)
+
+
+def _open_generation(
+    table: Table, origin: Origin, header: Header, newest: Row | None, new: bool, quiet_s: float
+) -> int:
+    generation = 1 if newest is None else int(newest["generation"]) + 1
+    held = (0 if newest is None else int(newest["instances"])) + new
+    now = table.clock()
+    series_id = table.insert(
+        "INSERT INTO series (series_instance_uid, generation, study_instance_uid,"
+        " calling_ae_title, called_ae_title, modality, accession_number, patient_id, header,"
+        " state, instances, first, last, due, waits_for)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'receiving', ?, ?, ?, ?, ?)",
+        (
+            header.series_instance_uid,
+            generation,
+            header.study_instance_uid,
+            origin.calling_ae_title,
+            origin.called_ae_title,
+            header.modality,
+            header.accession_number,
+            header.patient_id,
+            json.dumps(header.values),
+            held,
+            now,
+            now,
+            now + quiet_s,
+            f"{quiet_s:g} s without a new instance",
+        ),
+    )
+    table.insert(
+        "INSERT INTO transition (at, series_id, event, to_state, who, why)"
+        " VALUES (?, ?, 'open', 'receiving', 'intake', ?)",
+        (now, series_id, f"generation {generation} from {origin.calling_ae_title}"),
+    )
+    return generation
+
+
+def _insert_instance(table: Table, origin: Origin, received: Received, generation: int) -> int:
+    header = received.header
+    return table.insert(
+        "INSERT INTO instance (sop_instance_uid, sha256, sop_class_uid, transfer_syntax_uid,"
+        " series_instance_uid, generation, association_id, path, size, instance_number,"
+        " position, orientation, received) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            header.sop_instance_uid,
+            received.sha256,
+            header.sop_class_uid,
+            received.transfer_syntax_uid,
+            header.series_instance_uid,
+            generation,
+            origin.association_id,
+            received.path,
+            received.size,
+            header.instance_number,
+            to_json(header.position_mm),
+            to_json(header.orientation),
+            table.clock(),
+        ),
+    )

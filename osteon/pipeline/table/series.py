@@ -1,0 +1,159 @@
+"""Rows of series: which one is due, what it holds, and the moment it is complete.
+
+Called by the observer; a series row and its evidence leave, or the jobs it became enter.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from osteon.errors import StaleTransition
+from osteon.pipeline.job import Event, Stage, State
+from osteon.pipeline.table.connection import Row, Table
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job that a complete series becomes.
+
+    Attributes
+    ----------
+    rejected : str or None
+        Why no work follows; the job is then on record as rejected.
+    destinations : str
+        JSON list of destination names.
+    """
+
+    route: str
+    model: str
+    priority: int
+    destinations: str
+    input_sha256: str
+    rejected: str | None = None
+
+
+def due(table: Table, limit: int = 100) -> list[Row]:
+    """Return the receiving series whose quiet time is over, the longest quiet first."""
+    return table.rows(
+        "SELECT * FROM series WHERE state = 'receiving' AND due <= ? ORDER BY due LIMIT ?",
+        (table.clock(), limit),
+    )
+
+
+def next_due(table: Table) -> float | None:
+    """Return when the next receiving series is due, in seconds since 1970."""
+    row = table.row("SELECT min(due) AS due FROM series WHERE state = 'receiving'")
+    return None if row is None or row["due"] is None else float(row["due"])
+
+
+def input_of(table: Table, series: Row) -> list[Row]:
+    """Return the instances of a series generation: of each SOP Instance UID the newest."""
+    return table.rows(
+        "SELECT *, max(id) AS newest FROM instance WHERE series_instance_uid = ?"
+        " AND generation <= ? GROUP BY sop_instance_uid ORDER BY instance_number, id",
+        (series["series_instance_uid"], series["generation"]),
+    )
+
+
+def of_study(table: Table, study_instance_uid: str) -> list[Row]:
+    """Return the newest generation of every series of a study."""
+    return table.rows(
+        "SELECT *, max(generation) AS newest FROM series WHERE study_instance_uid = ?"
+        " GROUP BY series_instance_uid",
+        (study_instance_uid,),
+    )
+
+
+def get(table: Table, series_id: int) -> Row | None:
+    """Return one series row."""
+    return table.row("SELECT * FROM series WHERE id = ?", (series_id,))
+
+
+def postpone(table: Table, series: Row, due: float, waits_for: str) -> None:
+    """Look at a receiving series later, and say what it waits for.
+
+    Raises
+    ------
+    StaleTransition
+        Another instance has arrived meanwhile; the new due time stands.
+    """
+    with table.write():
+        changed = table.change(
+            "UPDATE series SET due = ?, waits_for = ? WHERE id = ? AND state = 'receiving'"
+            " AND last = ? AND instances = ?",
+            (due, waits_for, series["id"], series["last"], series["instances"]),
+        )
+        _require_one(changed, series)
+        if waits_for != series["waits_for"]:
+            _record(table, series, "wait", "receiving", waits_for)
+
+
+def complete(table: Table, series: Row, why: str, new_jobs: Sequence[NewJob]) -> list[int]:
+    """Close a series generation and create its jobs, in one transaction.
+
+    Returns
+    -------
+    list of int
+        The ids of the jobs.
+
+    Raises
+    ------
+    StaleTransition
+        Another instance has arrived meanwhile.
+    """
+    now = table.clock()
+    with table.write():
+        changed = table.change(
+            "UPDATE series SET state = 'complete', completed = ?, waits_for = ''"
+            " WHERE id = ? AND state = 'receiving' AND last = ? AND instances = ?",
+            (now, series["id"], series["last"], series["instances"]),
+        )
+        _require_one(changed, series)
+        _record(table, series, "complete", "complete", why)
+        return [_create_job(table, series, job, now) for job in new_jobs]
+
+
+def _create_job(table: Table, series: Row, job: NewJob, now: float) -> int:
+    state = State.WAITING if job.rejected is None else State.REJECTED
+    reason = job.rejected or "waits for the throttler"
+    job_id = table.insert(
+        "INSERT INTO job (series_id, route, model, calling_ae_title, priority, stage, state,"
+        " reason, input_sha256, destinations, created, updated)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            series["id"],
+            job.route,
+            job.model,
+            series["calling_ae_title"],
+            job.priority,
+            Stage.ADMISSION,
+            state,
+            reason,
+            job.input_sha256,
+            job.destinations,
+            now,
+            now,
+        ),
+    )
+    event = "create" if job.rejected is None else Event.REJECT
+    table.insert(
+        "INSERT INTO transition (at, series_id, job_id, event, to_stage, to_state, who, why)"
+        " VALUES (?, ?, ?, ?, ?, ?, 'observer', ?)",
+        (now, series["id"], job_id, event, Stage.ADMISSION, state, reason),
+    )
+    return job_id
+
+
+def _record(table: Table, series: Row, event: str, to_state: str, why: str) -> None:
+    table.insert(
+        "INSERT INTO transition (at, series_id, event, from_state, to_state, who, why)"
+        " VALUES (?, ?, ?, 'receiving', ?, 'observer', ?)",
+        (table.clock(), series["id"], event, to_state, why),
+    )
+
+
+def _require_one(changed: int, series: Row) -> None:
+    if changed != 1:
+        raise StaleTransition(
+            f"series {series['series_instance_uid']} generation {series['generation']}"
+            " has changed meanwhile"
+        )

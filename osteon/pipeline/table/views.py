@@ -1,0 +1,314 @@
+"""What the outside is told: jobs, files, counts and the story of a series, as plain JSON values.
+
+Read by HTTP and the command line; nothing is written. Times leave as ISO 8601 in UTC.
+"""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from osteon.errors import NotFoundError
+from osteon.pipeline.job import Stage, State, Status, progress_of, status_of
+from osteon.pipeline.table.connection import Row, Table
+
+INPUTS, RESULTS = "inputs", "results"
+_FILES = (
+    "SELECT * FROM (SELECT 'inputs/' || series_instance_uid || '/' || sop_instance_uid || '.dcm' AS path,"
+    " path AS disk_path, size, 'application/dicom' AS media_type, received AS created, sha256"
+    " FROM instance WHERE id = (SELECT max(id) FROM instance AS other"
+    " WHERE other.sop_instance_uid = instance.sop_instance_uid"
+    " AND other.series_instance_uid = instance.series_instance_uid)"
+    " UNION ALL SELECT path, path AS disk_path, size, media_type, created, sha256 FROM result)"
+    " WHERE substr(path, 1, ?) = ? AND path > ?"
+)
+_JOBS = (
+    "SELECT job.*, series.series_instance_uid, series.study_instance_uid, series.generation,"
+    " series.instances, series.accession_number, series.patient_id, series.modality"
+    " FROM job JOIN series ON series.id = job.series_id"
+)
+
+
+def iso(seconds: float | None) -> str | None:
+    """Write a time as ISO 8601 in UTC."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def count_waiting(table: Table) -> int:
+    """Return how many jobs wait for admission."""
+    row = table.row("SELECT count(*) AS n FROM job WHERE state = 'waiting' AND stage = 'admission'")
+    return 0 if row is None else int(row["n"])
+
+
+def predict(table: Table, name: str) -> dict[str, Any]:
+    """Return the status of a job id or of a series' newest generation.
+
+    Parameters
+    ----------
+    name : str
+        A job id, or a Series Instance UID.
+
+    Raises
+    ------
+    NotFoundError
+        Neither is known.
+    """
+    if name.isdecimal():
+        job = table.row(f"{_JOBS} WHERE job.id = ?", (int(name[:18]),))
+        if job is not None:
+            return _predict_job(table, job)
+    series = table.row(
+        "SELECT * FROM series WHERE series_instance_uid = ? ORDER BY generation DESC LIMIT 1",
+        (name,),
+    )
+    if series is None:
+        raise NotFoundError(f"{name!r} is neither a job nor a series held here")
+    job = table.row(f"{_JOBS} WHERE series.id = ? ORDER BY job.id LIMIT 1", (series["id"],))
+    return _predict_series(series) if job is None else _predict_job(table, job)
+
+
+def jobs(
+    table: Table, *, status: Status | None = None, limit: int = 100, before: int | None = None
+) -> list[dict[str, Any]]:
+    """Return jobs, the newest first, and before them the series that are still receiving.
+
+    Parameters
+    ----------
+    status : Status, optional
+        Only those.
+    before : int, optional
+        Only jobs with a lower id: the next page.
+    """
+    found = [] if before else [_predict_series(s) for s in _receiving(table, limit)]
+    last = before or 2**62
+    while len(found) < limit:
+        page = table.rows(f"{_JOBS} WHERE job.id < ? ORDER BY job.id DESC LIMIT ?", (last, limit))
+        if not page:
+            break
+        last = int(page[-1]["id"])
+        found += [_summary(job) for job in page]
+        if status is not None:
+            found = [job for job in found if job["status"] == status]
+    return found[:limit]
+
+
+def files(
+    table: Table, prefix: str = "", *, limit: int = 1000, after: str = ""
+) -> list[dict[str, Any]]:
+    """Return stored inputs and results by path.
+
+    Parameters
+    ----------
+    prefix : str
+        What the path starts with: ``inputs/<Series Instance UID>/`` or ``results/<job>/``.
+    after : str
+        Only paths behind this one: the next page.
+    """
+    rows = table.rows(
+        f"{_FILES} ORDER BY path LIMIT ?",
+        (len(prefix), prefix, after, limit),
+    )
+    keys = ("path", "size", "media_type", "sha256")
+    return [{k: row[k] for k in keys} | {"created": iso(row["created"])} for row in rows]
+
+
+def file(table: Table, path: str) -> tuple[Path, dict[str, Any]]:
+    """Return where a stored file is on this disk, and what is known of it.
+
+    Raises
+    ------
+    NotFoundError
+        No file has this path.
+    """
+    row = _input_file(table, path) or table.row(
+        "SELECT path AS disk_path, size, media_type, created, sha256 FROM result WHERE path = ?",
+        (path,),
+    )
+    if row is None:
+        raise NotFoundError(f"no file {path!r}: see GET /api/v1/files")
+    keys = ("size", "media_type", "sha256", "created")
+    return table.data_dir / row["disk_path"], {k: row[k] for k in keys}
+
+
+def counts(table: Table) -> dict[str, Any]:
+    """Return how many instances, series, jobs and deliveries are in which state."""
+    jobs_by_state = table.rows("SELECT stage, state, count(*) AS n FROM job GROUP BY stage, state")
+    by_status = {status.value: 0 for status in Status}
+    for row in jobs_by_state:
+        by_status[status_of(Stage(row["stage"]), State(row["state"]))] += int(row["n"])
+    by_status[Status.RECEIVING] = _count(table, "series WHERE state = 'receiving'")
+    deliveries = table.rows("SELECT state, count(*) AS n FROM delivery GROUP BY state")
+    return {
+        "instances": _count(table, "instance"),
+        "series": _count(table, "series"),
+        "associations": _count(table, "association"),
+        "jobs": by_status,
+        "deliveries": {row["state"]: int(row["n"]) for row in deliveries},
+    }
+
+
+def trace(table: Table, name: str) -> list[dict[str, Any]]:
+    """Return the story of a job, a series, a study or an accession number, oldest entry first.
+
+    Raises
+    ------
+    NotFoundError
+        Nothing held here has this name.
+    """
+    job_id = int(name[:18]) if name.isdecimal() else -1
+    found = table.rows(
+        "SELECT * FROM series WHERE series_instance_uid = :name OR study_instance_uid = :name"
+        " OR (accession_number = :name AND accession_number <> '')"
+        " OR id = (SELECT series_id FROM job WHERE id = :job_id) ORDER BY id",
+        {"name": name, "job_id": job_id},
+    )
+    if not found:
+        raise NotFoundError(f"{name!r} is no job, series, study or accession number held here")
+    return [_story(table, series) for series in found]
+
+
+def _story(table: Table, series: Row) -> dict[str, Any]:
+    entries = table.rows(
+        "SELECT at, job_id, event, to_stage AS stage, to_state AS state, who, why"
+        " FROM transition WHERE series_id = ? ORDER BY id",
+        (series["id"],),
+    )
+    associations = table.rows(
+        "SELECT association.*, count(*) AS instances FROM instance JOIN association"
+        " ON association.id = instance.association_id WHERE series_instance_uid = ?"
+        " AND generation = ? GROUP BY association.id",
+        (series["series_instance_uid"], series["generation"]),
+    )
+    found = table.rows(f"{_JOBS} WHERE series.id = ? ORDER BY job.id", (series["id"],))
+    return {
+        "series_instance_uid": series["series_instance_uid"],
+        "study_instance_uid": series["study_instance_uid"],
+        "accession_number": series["accession_number"],
+        "generation": series["generation"],
+        "modality": series["modality"],
+        "instances": series["instances"],
+        "state": series["state"],
+        "waits_for": series["waits_for"],
+        "first": iso(series["first"]),
+        "last": iso(series["last"]),
+        "associations": [
+            {
+                "calling_ae_title": row["calling_ae_title"],
+                "called_ae_title": row["called_ae_title"],
+                "address": row["address"],
+                "opened": iso(row["opened"]),
+                "closed": iso(row["closed"]),
+                "outcome": row["outcome"],
+                "instances": row["instances"],
+            }
+            for row in associations
+        ],
+        "jobs": [_predict_job(table, job) for job in found],
+        "events": [dict(row) | {"at": iso(row["at"])} for row in entries],
+    }
+
+
+def _predict_series(series: Row) -> dict[str, Any]:
+    return {
+        "id": series["series_instance_uid"],
+        "series_instance_uid": series["series_instance_uid"],
+        "study_instance_uid": series["study_instance_uid"],
+        "generation": series["generation"],
+        "route": None,
+        "model": None,
+        "status": Status.RECEIVING,
+        "stage": None,
+        "state": series["state"],
+        "progress": 0.0,
+        "reason": f"waits for {series['waits_for']}",
+        "instances": series["instances"],
+        "attempt": 0,
+        "created": iso(series["first"]),
+        "updated": iso(series["last"]),
+        "results": [],
+        "segments": [],
+    }
+
+
+def _summary(job: Row) -> dict[str, Any]:
+    stage, state = Stage(job["stage"]), State(job["state"])
+    return {
+        "id": str(job["id"]),
+        "series_instance_uid": job["series_instance_uid"],
+        "study_instance_uid": job["study_instance_uid"],
+        "generation": job["generation"],
+        "route": job["route"],
+        "model": job["model"],
+        "status": status_of(stage, state),
+        "stage": stage,
+        "state": state,
+        "progress": progress_of(stage, state),
+        "reason": job["reason"],
+        "instances": job["instances"],
+        "attempt": job["attempt"],
+        "created": iso(job["created"]),
+        "updated": iso(job["updated"]),
+    }
+
+
+def _predict_job(table: Table, job: Row) -> dict[str, Any]:
+    deliveries = table.rows(
+        "SELECT delivery.* FROM delivery JOIN result ON result.id = result_id WHERE job_id = ?"
+        " ORDER BY delivery.id",
+        (job["id"],),
+    )
+    results = table.rows("SELECT * FROM result WHERE job_id = ? ORDER BY id DESC", (job["id"],))
+    return _summary(job) | {
+        "results": [
+            {
+                "kind": result["kind"],
+                "path": result["path"],
+                "size": result["size"],
+                "sha256": result["sha256"],
+                "sop_instance_uid": result["sop_instance_uid"],
+                "created": iso(result["created"]),
+                "superseded": iso(result["superseded"]),
+                "deliveries": [_delivery(d) for d in deliveries if d["result_id"] == result["id"]],
+            }
+            for result in results
+        ],
+        "segments": json.loads(job["segments"]),
+    }
+
+
+def _delivery(delivery: Row) -> dict[str, Any]:
+    waits = delivery["state"] == "waiting"
+    return {
+        "destination": delivery["destination"],
+        "state": delivery["state"],
+        "attempts": delivery["attempts"],
+        "next_attempt": iso(delivery["not_before"]) if waits else None,
+        "reason": delivery["reason"],
+        "updated": iso(delivery["updated"]),
+    }
+
+
+def _receiving(table: Table, limit: int) -> list[Row]:
+    return table.rows(
+        "SELECT * FROM series WHERE state = 'receiving' ORDER BY id DESC LIMIT ?", (limit,)
+    )
+
+
+def _input_file(table: Table, path: str) -> Row | None:
+    parts = path.removesuffix(".dcm").split("/")
+    if len(parts) != 3 or parts[0] != INPUTS:
+        return None
+    return table.row(
+        "SELECT path AS disk_path, size, 'application/dicom' AS media_type, received AS created,"
+        " sha256 FROM instance WHERE series_instance_uid = ? AND sop_instance_uid = ?"
+        " ORDER BY id DESC LIMIT 1",
+        (parts[1], parts[2]),
+    )
+
+
+def _count(table: Table, what: str) -> int:
+    # `what` is a literal of this module.
+    row = table.row(f"SELECT count(*) AS n FROM {what}")  # noqa: S608 - no value from outside
+    return 0 if row is None else int(row["n"])
