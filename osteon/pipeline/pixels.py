@@ -1,0 +1,325 @@
+"""Pixel data of a CT instance as Hounsfield units.
+
+A Part 10 file and what its header says about the pixels enter; stored values, frame by frame, and
+Hounsfield units leave. `volume.py` calls it. Stored values are bit-identical to pydicom's
+`pixel_array` in every lossless transfer syntax: pydicom decodes all but the two cases where it is
+slow (native 16-bit, read straight from the file) or has no decoder (12-bit and retired JPEG).
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import gdcm
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.encaps import generate_frames
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from osteon.errors import StageError, VolumeError
+
+JPEG_SPECTRAL_SELECTION_12_BIT = UID("1.2.840.10008.1.2.4.53")  # Processes 6 and 8, retired
+JPEG_FULL_PROGRESSION_12_BIT = UID("1.2.840.10008.1.2.4.55")  # Processes 10 and 12, retired
+
+NATIVE = frozenset(
+    {
+        ImplicitVRLittleEndian,
+        ExplicitVRLittleEndian,
+        DeflatedExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+    }
+)
+
+# One decoder per transfer syntax and never a second try with another: a stream that one decoder
+# refuses and another takes is not a stream to segment. The faster where there are two.
+PYDICOM_PLUGINS = {
+    RLELossless: "pydicom",
+    JPEGBaseline8Bit: "gdcm",
+    JPEGLossless: "gdcm",
+    JPEGLosslessSV1: "gdcm",
+    JPEGLSLossless: "pyjpegls",
+    JPEGLSNearLossless: "pyjpegls",
+    JPEG2000Lossless: "gdcm",
+    JPEG2000: "gdcm",
+}
+
+# pydicom has no decoder for these; GDCM's own agrees with DCMTK's dcmdjpeg on every bit.
+GDCM_ONLY = frozenset(
+    {JPEGExtended12Bit, JPEG_SPECTRAL_SELECTION_12_BIT, JPEG_FULL_PROGRESSION_12_BIT}
+)
+
+AIR_HU = -1024  # the lowest value that a 12-bit CT scale holds; stands for padding
+HU_MIN, HU_MAX = np.iinfo(np.int16).min, np.iinfo(np.int16).max
+
+# What pydicom and its decoders raise on damaged data sets and streams.
+DAMAGED = (
+    InvalidDicomError,
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    OverflowError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class PixelSource:
+    """Where one instance holds its pixels, and how (Image Pixel module, PS3.3 C.7.6.3).
+
+    Attributes
+    ----------
+    path : Path
+        The Part 10 file.
+    name : str
+        How messages name the instance.
+    transfer_syntax_uid : str
+        Transfer Syntax UID of the data set.
+    offset : int
+        Where the Pixel Data element begins in the file; 0 in a deflated data set.
+    frames, rows, columns, bits_allocated, bits_stored, high_bit, pixel_representation : int
+        Number of Frames (1 where absent) and the attributes of these names.
+    photometric_interpretation : str
+        Photometric Interpretation.
+    padding : tuple of int, optional
+        Lowest and highest stored value that stand for no measurement (Pixel Padding Value and
+        Pixel Padding Range Limit, PS3.3 C.7.5.1.1.2).
+    """
+
+    path: Path
+    name: str
+    transfer_syntax_uid: str
+    offset: int
+    frames: int
+    rows: int
+    columns: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    pixel_representation: int
+    photometric_interpretation: str
+    padding: tuple[int, int] | None
+
+
+def read_frames(source: PixelSource) -> Iterator[NDArray[Any]]:
+    """Read the stored values of an instance, frame by frame.
+
+    Parameters
+    ----------
+    source : PixelSource
+        The file, and what its header says about its pixels.
+
+    Yields
+    ------
+    ndarray of integers, shape (rows, columns)
+        Stored values, sign extended from Bits Stored; not to be written to.
+
+    Raises
+    ------
+    VolumeError
+        The transfer syntax has no decoder, or the pixels are truncated or damaged.
+    StageError
+        The file cannot be read now.
+
+    References
+    ----------
+    DICOM PS3.5 8 (Encoding of Pixel, Overlay and Waveform Data), PS3.5 A.4 (encapsulation)
+    """
+    syntax = UID(source.transfer_syntax_uid)
+    if syntax not in NATIVE and syntax not in PYDICOM_PLUGINS and syntax not in GDCM_ONLY:
+        raise VolumeError(
+            f"{source.name}: no decoder for transfer syntax {syntax.name}. "
+            "Send the series uncompressed or in another compression"
+        )
+    shape = (source.rows, source.columns)
+    decoded = 0
+    try:
+        for frame in _decode(source, syntax):
+            if decoded == source.frames:
+                break
+            if frame.shape != shape:
+                raise VolumeError(f"{source.name}: a frame of {frame.shape} pixels, not {shape}")
+            decoded += 1
+            yield frame
+    except OSError as exc:
+        raise StageError(f"{source.name} cannot be read: {exc}") from exc
+    except DAMAGED as exc:
+        raise VolumeError(f"{source.name}: the pixel data is damaged or truncated ({exc})") from exc
+    if decoded < source.frames:
+        raise VolumeError(
+            f"{source.name}: the pixel data is truncated: {decoded} of {source.frames} frames"
+        )
+
+
+def to_hu(
+    stored: NDArray[Any], slope: float, intercept: float, padding: tuple[int, int] | None
+) -> NDArray[np.int16] | NDArray[np.float32]:
+    """Rescale stored values to Hounsfield units; padding becomes air.
+
+    Parameters
+    ----------
+    stored : ndarray of integers
+        Stored values, any shape.
+    slope, intercept : float
+        Rescale Slope and Rescale Intercept (PS3.3 C.11.1.1.2).
+    padding : tuple of int, optional
+        Lowest and highest stored value that become `AIR_HU`.
+
+    Returns
+    -------
+    ndarray of int16 or float32
+        int16 where slope and intercept are integers and every value fits, else float32.
+    """
+    padded = None
+    if padding is not None:
+        padded = (stored >= padding[0]) & (stored <= padding[1])
+        if not padded.any():
+            padded = None
+    hu: NDArray[np.int16] | NDArray[np.float32]
+    if _fits_int16(stored, slope, intercept, padded):
+        # Modulo 2**16 is exact here, since every result is known to fit.
+        hu = stored.astype(np.int16)
+        if slope != 1:
+            hu *= np.int16(slope)
+        hu += np.int16(intercept)
+    else:
+        hu = (stored * np.float64(slope) + intercept).astype(np.float32)
+    if padded is not None:
+        hu[padded] = AIR_HU
+    return hu
+
+
+def _fits_int16(
+    stored: NDArray[Any], slope: float, intercept: float, padded: NDArray[np.bool_] | None
+) -> bool:
+    if not (slope.is_integer() and intercept.is_integer()):
+        return False
+    if not (HU_MIN <= slope <= HU_MAX and HU_MIN <= intercept <= HU_MAX):
+        return False
+    measured = stored if padded is None else stored[~padded]
+    if measured.size == 0:
+        return True
+    ends = (int(measured.min()) * slope + intercept, int(measured.max()) * slope + intercept)
+    return min(ends) >= HU_MIN and max(ends) <= HU_MAX
+
+
+@contextmanager
+def _pixel_data(path: Path, syntax: UID, offset: int) -> Iterator[tuple[BinaryIO, int]]:
+    """Open the value of Pixel Data: the file at its first byte, and its length in bytes."""
+    if syntax == DeflatedExplicitVRLittleEndian:
+        value = pydicom.dcmread(path).PixelData
+        yield BytesIO(value), len(value)
+        return
+    with path.open("rb") as file:
+        # An element's header, PS3.5 7.1.2 and 7.1.3: tag, VR and two reserved bytes, length.
+        file.seek(offset + (4 if syntax == ImplicitVRLittleEndian else 8))
+        order = ">" if syntax == ExplicitVRBigEndian else "<"
+        (length,) = struct.unpack(f"{order}L", file.read(4))
+        yield file, length
+
+
+def _decode(source: PixelSource, syntax: UID) -> Iterator[NDArray[Any]]:
+    with _pixel_data(source.path, syntax, source.offset) as (file, length):
+        if syntax in NATIVE and source.bits_allocated == 16:
+            yield from _native_frames(file, length, syntax, source)
+        elif syntax in GDCM_ONLY:
+            for stream in generate_frames(file, number_of_frames=source.frames):
+                yield _gdcm_frame(stream, syntax, source)
+        else:
+            for frame, _ in get_decoder(syntax).iter_array(
+                file,
+                decoding_plugin=PYDICOM_PLUGINS.get(syntax, ""),
+                number_of_frames=source.frames,
+                rows=source.rows,
+                columns=source.columns,
+                samples_per_pixel=1,
+                photometric_interpretation=source.photometric_interpretation,
+                bits_allocated=source.bits_allocated,
+                bits_stored=source.bits_stored,
+                pixel_representation=source.pixel_representation,
+                pixel_keyword="PixelData",
+            ):
+                yield frame
+
+
+def _native_frames(
+    file: BinaryIO, length: int, syntax: UID, source: PixelSource
+) -> Iterator[NDArray[Any]]:
+    frame_bytes = 2 * source.rows * source.columns
+    if length < frame_bytes * source.frames:
+        raise ValueError(f"{length:,} of {frame_bytes * source.frames:,} bytes")
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    dtype = np.dtype(f"{order}{'ui'[source.pixel_representation]}2")
+    # Bits outside Bits Stored have no meaning (PS3.5 8.1.1): push them out on both sides.
+    left = 15 - source.high_bit
+    right = 16 - source.bits_stored
+    for _ in range(source.frames):
+        value = file.read(frame_bytes)
+        if len(value) < frame_bytes:
+            raise EOFError(f"{len(value):,} of {frame_bytes:,} bytes of a frame")
+        frame = np.frombuffer(value, dtype).reshape(source.rows, source.columns)
+        if right:
+            frame = (frame << left) >> right
+        yield frame
+
+
+def _gdcm_frame(stream: bytes, syntax: UID, source: PixelSource) -> NDArray[Any]:
+    fragment = gdcm.Fragment()
+    fragment.SetByteStringValue(stream)
+    fragments = gdcm.SequenceOfFragments.New()
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((source.columns, source.rows, 1))
+    image.SetPhotometricInterpretation(
+        gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2)
+    )
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str(syntax))))
+    image.SetPixelFormat(
+        gdcm.PixelFormat(
+            1,
+            source.bits_allocated,
+            source.bits_stored,
+            source.high_bit,
+            source.pixel_representation,
+        )
+    )
+    image.SetDataElement(element)
+    buffer = image.GetBuffer()  # a str whose surrogates stand for bytes; None for a bad stream
+    if buffer is None:
+        raise ValueError("GDCM refuses the JPEG stream")
+    dtype = np.dtype(f"{'ui'[source.pixel_representation]}{source.bits_allocated // 8}")
+    pixels = np.frombuffer(buffer.encode("utf-8", "surrogateescape"), dtype)
+    return pixels.reshape(source.rows, source.columns)
