@@ -5,15 +5,19 @@ and, independently of it, by the gate. Pixels are never read, in whatever transf
 """
 
 import struct
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pydicom
+from numpy.typing import NDArray
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from osteon.errors import EncodingError
@@ -117,7 +121,9 @@ def read_header(path: Path, tags: Sequence[str]) -> Dataset:
         The file is gone or is not DICOM.
     """
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a flaw of a header that can still be read
+            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
     except (OSError, InvalidDicomError) as error:
         raise EncodingError(f"the source instance {path} cannot be read: {error}") from error
 
@@ -155,6 +161,43 @@ def read_frame_headers(frames: Sequence[SourceFrame]) -> tuple[FrameHeader, ...]
                     f"lacks a valid identifier or geometry: {error}"
                 ) from error
     return tuple(headers)
+
+
+def check_grid(headers: Sequence[FrameHeader], labels_zyx: NDArray[Any]) -> None:
+    """Raise unless the source frames are one grid, and the label map stands on it.
+
+    Parameters
+    ----------
+    headers : sequence of FrameHeader
+        One per slice, in slice order.
+    labels_zyx : ndarray, shape (slices, rows, columns)
+        Label map.
+
+    Raises
+    ------
+    EncodingError
+        Says in what they differ.
+    """
+    if not headers:
+        raise EncodingError("there is no source frame to refer to")
+    first = headers[0]
+    shape = (len(headers), first.rows, first.columns)
+    if labels_zyx.shape != shape:
+        raise EncodingError(f"the label map is {labels_zyx.shape}, the source frames are {shape}")
+    for name in (
+        "frame_of_reference_uid",
+        "study_instance_uid",
+        "series_instance_uid",
+        "rows",
+        "columns",
+    ):
+        values = {getattr(header, name) for header in headers}
+        if len(values) > 1:
+            raise EncodingError(f"the source instances disagree on {name}: {sorted(values)[:3]}")
+    for name in ("orientation", "spacing_mm"):
+        values_of_all = np.array([getattr(header, name) for header in headers])
+        if np.ptp(values_of_all, axis=0).max() > 1e-4:
+            raise EncodingError(f"the source instances disagree on {name}")
 
 
 def _frame_header(instance: Dataset, source: SourceFrame) -> FrameHeader:
@@ -221,11 +264,11 @@ def _lossy(instance: Dataset) -> Lossy | None:
         return None
     ratios = instance.get("LossyImageCompressionRatio")
     methods = instance.get("LossyImageCompressionMethod")
-    return Lossy(tuple(map(float, _many(ratios))), tuple(_many(methods)) or ((method or ""),))
+    return Lossy(tuple(map(float, many(ratios))), tuple(many(methods)) or ((method or ""),))
 
 
-def _many(value: Any) -> list[Any]:
-    """Return no, one or many values as a list."""
-    if value is None or value == "":
+def many(value: Any) -> list[Any]:
+    """Return the values of an attribute as a list, whether it has none, one or several."""
+    if value is None or value in ("", b""):
         return []
-    return [value] if isinstance(value, str | float | int) else list(value)
+    return list(value) if isinstance(value, MultiValue | list | tuple) else [value]

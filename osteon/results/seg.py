@@ -1,0 +1,395 @@
+"""The bones as a DICOM Segmentation: labels and their source frames in, a data set out.
+
+Called by the encode stage, which writes the data set with ``write_part10`` and sends it through
+the gate. The only home of highdicom. The same arguments always give the same bytes: UIDs are
+derived and the only time in the data set is ``content_at``.
+"""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.config import disable_value_validation
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as CodedEntry
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
+from pydicom.valuerep import DA, DT, TM
+
+from osteon.errors import EncodingError, StageError
+from osteon.results.bits import LabelMap, find_frames, pack
+from osteon.results.identity import Identity, read_identity
+from osteon.results.segment import Code, Segment
+from osteon.results.source import FrameHeader, SourceFrame, check_grid, read_frame_headers
+from osteon.results.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derive_uid
+
+MANUFACTURER = "Osteon"
+_SEGMENT = "SegmentIdentificationSequence"
+_GIVEN_TO_HIGHDICOM = (  # highdicom asks for these; _identify puts in their cleaned values
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+)
+ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """Which algorithm made the segments (PS3.3 10.16).
+
+    Attributes
+    ----------
+    name, version : str
+        At most 64 characters each.
+    digest : str
+        SHA-256 of the weights or parameters, in hexadecimal.
+    family : Code
+        A code of CID 7162 "Surface Processing Algorithm Family".
+    """
+
+    name: str
+    version: str
+    digest: str
+    family: Code = ARTIFICIAL_INTELLIGENCE
+
+
+def encode_segmentation(
+    frames: Sequence[SourceFrame],
+    labels_zyx: LabelMap,
+    segments: Sequence[Segment],
+    *,
+    algorithm: Algorithm,
+    sop_instance_uid: str,
+    series_instance_uid: str,
+    content_at: datetime,
+    series_number: int = 900,
+    series_description: str = "Osteon segmentation",
+    content_label: str = "SEGMENTATION",
+) -> Dataset:
+    """Encode a label map as one BINARY Segmentation instance.
+
+    Parameters
+    ----------
+    frames : sequence of SourceFrame
+        The source frame of each slice, in slice order.
+    labels_zyx : ndarray of uint8 or uint16, shape (slices, rows, columns)
+        Label map on the source grid; 0 is background.
+    segments : sequence of Segment
+        The segments of the label map, numbered 1..n in this order.
+    algorithm : Algorithm
+        What made the label map.
+    sop_instance_uid, series_instance_uid : str
+        UIDs of the result; see ``derive_uid``.
+    content_at : datetime
+        When the result was made; also its creation and series date.
+    series_number : int
+        Series Number (0020,0011).
+    series_description, content_label : str
+        Series Description (LO) and Content Label (CS, at most 16 characters).
+
+    Returns
+    -------
+    Dataset
+        A complete instance with file meta information, Explicit VR Little Endian. Empty frames
+        are left out; the others stand by segment, then by position.
+
+    Raises
+    ------
+    EncodingError
+        Labels and frames differ in shape, the segments are not 1..n, one of them has no voxel,
+        or the source instances disagree on Frame of Reference, study, series or orientation.
+
+    References
+    ----------
+    DICOM PS3.3 A.51 (Segmentation IOD); C.8.20.2 (Segmentation Image)
+    """
+    headers = read_frame_headers(frames)
+    check_grid(headers, labels_zyx)
+    _check_numbers(segments)
+    found = find_frames(labels_zyx, len(segments))
+    identity = read_identity(frames[0].path, [segment.label for segment in segments])
+    at = _in_zone_of(identity, content_at)
+    planes = _plane_headers(headers, identity, len(segments))
+    # The values below are valid by construction and the identity has been cleaned; pydicom's own
+    # check of every value would be the greater part of the time.
+    with disable_value_validation():
+        dataset = _describe(
+            planes,
+            found,
+            segments,
+            algorithm,
+            series_instance_uid=series_instance_uid,
+            series_number=series_number,
+            series_description=series_description,
+            sop_instance_uid=sop_instance_uid,
+            content_date=at.date(),
+            content_time=at.time(),
+            content_label=content_label,
+            contributing_equipment=[_this_equipment(algorithm, at)],
+        )
+        _make_reproducible(dataset, at)
+        _identify(dataset, identity, headers)
+        order = _refer(dataset, headers)
+    rows, columns = labels_zyx.shape[1:]
+    dataset.Rows, dataset.Columns = rows, columns
+    dataset.PixelData = pack(labels_zyx, order)
+    return dataset
+
+
+def write_part10(dataset: Dataset, path: Path) -> None:
+    """Write an instance so that it is there in full or not at all, even after a power cut.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        An instance with file meta information.
+    path : Path
+        Where it shall stand; its folder exists.
+
+    Raises
+    ------
+    StageError
+        The disk refused.
+
+    References
+    ----------
+    DICOM PS3.10 7.1 (File Meta Information)
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("wb") as file:
+            with disable_value_validation():
+                dataset.save_as(file, enforce_file_format=True)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise StageError(f"cannot write the result {path}: {error}") from error
+
+
+def _check_numbers(segments: Sequence[Segment]) -> None:
+    """Raise unless the segments are numbered 1..n in order (PS3.3 C.8.20.2.1)."""
+    numbers = [segment.number for segment in segments]
+    if numbers != list(range(1, len(numbers) + 1)):
+        raise EncodingError(f"the segments are numbered {numbers[:8]}, not from 1 without gaps")
+
+
+def _in_zone_of(identity: Identity, content_at: datetime) -> datetime:
+    """Express the time in the zone that the source's dates and times are in (PS3.3 C.12.1.1.8)."""
+    offset = identity.patient_and_study.get("TimezoneOffsetFromUTC")
+    if not offset or content_at.tzinfo is None:
+        return content_at
+    return content_at.astimezone(datetime.strptime(str(offset), "%z").tzinfo)
+
+
+def _plane_headers(
+    headers: Sequence[FrameHeader], identity: Identity, segment_count: int
+) -> list[Dataset]:
+    """Describe the source to highdicom: one clean single-frame instance per slice.
+
+    Each is named by its slice index, which ``_refer`` later replaces by the true reference, and
+    is a matrix of 1 x n voxels: see ``_describe``.
+    """
+    gap_mm = _slice_gap_mm(headers)
+    planes = []
+    for index, header in enumerate(headers):
+        plane = Dataset()
+        plane.SOPClassUID = CTImageStorage
+        plane.SOPInstanceUID = str(index)
+        plane.StudyInstanceUID = header.study_instance_uid
+        plane.SeriesInstanceUID = header.series_instance_uid
+        plane.FrameOfReferenceUID = header.frame_of_reference_uid
+        plane.Modality = "CT"
+        plane.Rows, plane.Columns = 1, segment_count
+        plane.ImagePositionPatient = list(header.position_mm)
+        plane.ImageOrientationPatient = list(headers[0].orientation)
+        plane.PixelSpacing = list(headers[0].spacing_mm)
+        plane.SliceThickness = headers[0].thickness_mm or gap_mm
+        plane.SpacingBetweenSlices = gap_mm
+        planes.append(plane)
+    for keyword in _GIVEN_TO_HIGHDICOM:
+        setattr(planes[0], keyword, None)
+    planes[0].update(identity.equipment)
+    return planes
+
+
+def _slice_gap_mm(headers: Sequence[FrameHeader]) -> float | None:
+    """Distance between slices along their normal, where it is the same throughout."""
+    normal = np.cross(headers[0].orientation[:3], headers[0].orientation[3:])
+    gaps = np.abs(np.diff([np.dot(header.position_mm, normal) for header in headers]))
+    if gaps.size == 0 or np.ptp(gaps) > 0.01:
+        return None
+    return float(np.median(gaps))
+
+
+def _describe(
+    planes: list[Dataset],
+    found: NDArray[np.bool_],
+    segments: Sequence[Segment],
+    algorithm: Algorithm,
+    **attributes: Any,
+) -> Dataset:
+    """Let highdicom describe the Segmentation, frame by frame.
+
+    highdicom compares every slice with every segment number, which for a hundred bones takes
+    longer than all else. It is given a stand-in of one row, in which voxel n of a slice says
+    whether segment n is there; the caller puts the true matrix and Pixel Data in its place.
+    """
+    numbers = np.arange(1, len(segments) + 1, dtype=np.uint16)
+    try:
+        segmentation = hd.seg.Segmentation(
+            source_images=planes,
+            pixel_array=(found * numbers)[:, np.newaxis, :],
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=_segment_descriptions(segments, algorithm, attributes),
+            instance_number=1,
+            manufacturer=MANUFACTURER,
+            manufacturer_model_name=algorithm.name,
+            software_versions=(version("osteon"), algorithm.version),
+            device_serial_number=algorithm.digest,
+            content_creator_name=None,
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            omit_empty_frames=True,
+            specific_character_set=None,
+            **attributes,
+        )
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise EncodingError(f"the Segmentation cannot be described: {error}") from error
+    dataset = Dataset(segmentation)
+    dataset.preamble = segmentation.preamble
+    dataset.file_meta = FileMetaDataset(segmentation.file_meta)
+    return dataset
+
+
+def _segment_descriptions(
+    segments: Sequence[Segment], algorithm: Algorithm, attributes: dict[str, Any]
+) -> list[Dataset]:
+    """Describe each segment (PS3.3 C.8.20.4), traceable by a UID of its own."""
+    identification = hd.AlgorithmIdentificationSequence(
+        name=algorithm.name,
+        family=_coded(algorithm.family),
+        version=algorithm.version,
+        source=MANUFACTURER,
+        parameters={"sha256": algorithm.digest},
+    )
+    descriptions = []
+    for segment in segments:
+        description = hd.seg.SegmentDescription(
+            segment_number=segment.number,
+            segment_label=segment.label[:64],
+            segmented_property_category=_coded(segment.category),
+            segmented_property_type=_coded(segment.type),
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=identification,
+            tracking_id=segment.label[:64],
+            tracking_uid=derive_uid(
+                "tracking", attributes["sop_instance_uid"], str(segment.number)
+            ),
+            display_color=hd.color.CIELabColor.from_rgb(*segment.rgb),
+        )
+        description.SegmentDescription = f"{segment.volume_ml:.1f} ml"
+        if segment.modifier is not None:
+            description.SegmentedPropertyTypeCodeSequence[
+                0
+            ].SegmentedPropertyTypeModifierCodeSequence = [
+                hd.sr.CodedConcept.from_code(_coded(segment.modifier))
+            ]
+        descriptions.append(description)
+    return descriptions
+
+
+def _coded(code: Code) -> CodedEntry:
+    """Return the code as pydicom and highdicom know it."""
+    return CodedEntry(code.value, code.scheme, code.meaning)
+
+
+def _this_equipment(algorithm: Algorithm, at: datetime) -> Dataset:
+    """Name Osteon among the equipment that contributed (PS3.3 C.12.1.1.5)."""
+    equipment: Dataset = hd.ContributingEquipment(
+        manufacturer=MANUFACTURER,
+        purpose_of_reference=codes.DCM.ProcessingEquipment,
+        manufacturer_model_name=algorithm.name,
+        software_versions=(version("osteon"), algorithm.version),
+        contribution_datetime=at.replace(tzinfo=None),
+        contribution_description="Segmentation of bone",
+    )
+    return equipment
+
+
+def _make_reproducible(dataset: Dataset, at: datetime) -> None:
+    """Replace what highdicom takes from the clock or from chance."""
+    dataset.InstanceCreationDate = dataset.SeriesDate = DA(at.date())
+    dataset.InstanceCreationTime = dataset.SeriesTime = TM(at.time())
+    for equipment in dataset.ContributingEquipmentSequence:
+        if equipment.get("ManufacturerModelName") == "highdicom":
+            equipment.ContributionDateTime = DT(at.replace(tzinfo=None))
+    organization_uid = derive_uid("dimension-organization", dataset.SOPInstanceUID)
+    for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organization_uid
+    dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+
+
+def _identify(dataset: Dataset, identity: Identity, headers: Sequence[FrameHeader]) -> None:
+    """Put in patient and study, their character set, and what the source had lost."""
+    dataset.update(identity.patient_and_study)
+    if identity.character_set:
+        dataset.SpecificCharacterSet = list(identity.character_set)
+    lossy = next((header.lossy for header in headers if header.lossy is not None), None)
+    dataset.LossyImageCompression = "00" if lossy is None else "01"
+    if lossy is not None:
+        dataset.LossyImageCompressionRatio = list(lossy.ratios) or None
+        dataset.LossyImageCompressionMethod = list(lossy.methods)
+
+
+def _refer(dataset: Dataset, headers: Sequence[FrameHeader]) -> list[tuple[int, int]]:
+    """Point every frame at its source and list the source (PS3.3 C.7.6.16.2.6, C.12.2).
+
+    Returns the slice index and segment number of each frame, in frame order.
+    """
+    order, references = [], {}
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        reference = groups.DerivationImageSequence[0].SourceImageSequence[0]
+        z = int(reference.ReferencedSOPInstanceUID)
+        # highdicom moves the segment number to the shared groups when there is only one.
+        segment = (groups if _SEGMENT in groups else shared)[_SEGMENT][0]
+        order.append((z, int(segment.ReferencedSegmentNumber)))
+        references[z] = reference  # one object, shared by all segments of the slice
+    for z, reference in references.items():
+        reference.ReferencedSOPClassUID = headers[z].sop_class_uid
+        reference.ReferencedSOPInstanceUID = headers[z].sop_instance_uid
+        if headers[z].frame_number is not None:
+            reference.ReferencedFrameNumber = headers[z].frame_number
+    instances = []
+    for uid, class_uid in {h.sop_instance_uid: h.sop_class_uid for h in headers}.items():
+        instance = Dataset()
+        instance.ReferencedSOPClassUID = class_uid
+        instance.ReferencedSOPInstanceUID = uid
+        instances.append(instance)
+    dataset.SourceImageSequence = instances
+    series = Dataset()
+    series.SeriesInstanceUID = headers[0].series_instance_uid
+    series.ReferencedInstanceSequence = instances
+    dataset.ReferencedSeriesSequence = [series]
+    return order
