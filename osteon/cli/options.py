@@ -1,0 +1,77 @@
+"""What every command shares: ``--config``, ``--json``, the example under its help, the job table.
+
+The options enter through click; the settings in force and an open job table leave.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from osteon.config.load import load_settings
+from osteon.config.settings import Settings
+from osteon.errors import ConfigError
+from osteon.pipeline.table.connection import FILE_NAME, Table, open_table
+
+_CONFIG = "osteon.config"
+
+
+def _remember(ctx: click.Context, _: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        ctx.meta[_CONFIG] = value
+
+
+# It stands before and behind the command's name; the one behind wins.
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    expose_value=False,
+    callback=_remember,
+    help="Configuration file, before OSTEON_CONFIG and ./osteon.toml.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def example(*lines: str) -> str:
+    """Write the example that stands under a command's help, unwrapped."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def chosen_config() -> Path | None:
+    """Return the file that ``--config`` named, or None."""
+    chosen: Path | None = click.get_current_context().meta.get(_CONFIG)
+    return chosen
+
+
+def settings_in_force() -> Settings:
+    """Load the settings that hold for this command.
+
+    Raises
+    ------
+    ConfigError
+        A file, key or value is wrong.
+    """
+    return load_settings(chosen_config())
+
+
+@contextmanager
+def job_table(settings: Settings) -> Iterator[Table]:
+    """Open the job table of a node that has run before, and close it after the block.
+
+    Raises
+    ------
+    ConfigError
+        There is none: a command that only looks must not create one in the wrong place.
+    """
+    if not (settings.data_dir / FILE_NAME).is_file():
+        raise ConfigError(
+            f"no job table in {settings.data_dir}: start `osteon serve`,"
+            " or name the node's configuration with --config"
+        )
+    table = open_table(settings.data_dir)
+    try:
+        yield table
+    finally:
+        table.close()

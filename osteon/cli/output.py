@@ -1,0 +1,90 @@
+"""How commands write: tables, JSON and progress, for people at a terminal and for programs.
+
+Values enter, text leaves on standard output; progress goes to standard error. Where the stream is
+no terminal, tables are plain aligned columns and progress is silent.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+
+def printable(value: object) -> str:
+    """Return a value as text that cannot steer a terminal: peers choose AE titles and names."""
+    text = "" if value is None else str(value)
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def write_json(value: Any) -> None:
+    """Print one JSON document."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def write_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows under their columns; whole values and plain text where it is no terminal."""
+    texts = [[printable(value) for value in row] for row in rows]
+    if sys.stdout.isatty():
+        Console().print(rich_table(columns, texts))
+        return
+    widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
+    for line in (columns, *texts):
+        padded = (text.ljust(width) for text, width in zip(line, widths, strict=True))
+        click.echo("  ".join(padded).rstrip())
+
+
+def rich_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """Lay rows out for a terminal; nothing in them is taken as markup."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(value)) for value in row))
+    return table
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator["Bar"]:
+    """Show a bar on standard error while the block runs, where that is a terminal."""
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    ) as shown:
+        yield Bar(shown, what, total)
+
+
+class Bar:
+    """One progress bar."""
+
+    def __init__(self, shown: Progress, what: str, total: int | None) -> None:
+        self._shown = shown
+        self._task = shown.add_task(what, total=total)
+
+    def show(self, done: int, total: int | None = None, what: str | None = None) -> None:
+        """Show how many are done, of how many, and what is going on."""
+        self._shown.update(self._task, completed=done, total=total, description=what)
+
+
+def local_time(iso: str | None) -> str:
+    """Write a time of the job table for people: local, to the second; empty for none."""
+    if iso is None:
+        return ""
+    return datetime.fromisoformat(iso).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def in_megabytes(size_bytes: int) -> str:
+    """Write a size in MB (10^6 bytes)."""
+    return f"{size_bytes / 1e6:.1f} MB"
