@@ -1,0 +1,371 @@
+"""The way out: C-ECHO, C-STORE and C-FIND to a destination.
+
+Part 10 files enter, their outcomes leave; called by the delivery of results, by ``osteon send``
+and by ``osteon echo``. Files go out as they are on the disk, without being decoded. Every wait has
+a deadline, and an association that missed one is never used again.
+"""
+
+import contextlib
+import logging
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import _config, evt
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
+from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
+
+from osteon.config.settings import TlsSettings
+from osteon.errors import DeliveryError, DeliveryRefusedError
+from osteon.results.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+CONNECT_S = ASSOCIATE_S = ECHO_S = 5.0
+FIND_S = 30.0
+STORE_S = 300.0
+CONTEXTS_MAX = 126  # PS3.8 9.3.2.2 allows 128 presentation contexts in one association
+_UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A peer that takes instances: where it is, and how both sides call themselves."""
+
+    ae_title: str
+    host: str
+    port: int
+    calling_ae_title: str = "OSTEON"
+    tls: TlsSettings | None = None
+
+    def __str__(self) -> str:
+        return f"{self.ae_title} at {self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class StoreOutcome:
+    """What a destination said about an instance that it took (PS3.4 Table B.2-1)."""
+
+    path: Path
+    sop_instance_uid: str
+    status: int
+    comment: str
+
+
+@dataclass(frozen=True)
+class _Outgoing:
+    """A file and the presentation contexts it can travel in, the first without conversion."""
+
+    path: Path
+    sop_class_uid: UID
+    sop_instance_uid: str
+    transfer_syntaxes: tuple[UID, ...]
+
+    @property
+    def contexts(self) -> set[tuple[UID, UID]]:
+        """Pairs of SOP class and transfer syntax."""
+        return {(self.sop_class_uid, syntax) for syntax in self.transfer_syntaxes}
+
+
+def echo(destination: Destination) -> float:
+    """Ask a destination whether it is there.
+
+    Parameters
+    ----------
+    destination : Destination
+        The peer.
+
+    Returns
+    -------
+    float
+        Seconds from the first packet to the answer.
+
+    Raises
+    ------
+    DeliveryError
+        It cannot be reached, or does not answer in time.
+    DeliveryRefusedError
+        It rejects the association for good.
+
+    References
+    ----------
+    DICOM PS3.4 A (Verification Service Class)
+    """
+    start = time.monotonic()
+    contexts = [build_context(Verification, list(_UNCOMPRESSED))]
+    with _association(destination, contexts, ECHO_S) as assoc:
+        _status_of(assoc.send_c_echo(), destination, "C-ECHO")
+        return time.monotonic() - start
+
+
+def store(
+    destination: Destination,
+    paths: Sequence[Path],
+    on_instance: Callable[[StoreOutcome], None] | None = None,
+    *,
+    store_s: float = STORE_S,
+) -> list[StoreOutcome]:
+    """Send instances.
+
+    Parameters
+    ----------
+    destination : Destination
+        The peer.
+    paths : sequence of Path
+        Part 10 files.
+    on_instance : callable, optional
+        Called with every outcome as soon as it is known.
+    store_s : float
+        Deadline for the answer to one C-STORE, in seconds.
+
+    Returns
+    -------
+    list of StoreOutcome
+        One per file; success, warnings and duplicates are all deliveries.
+
+    Raises
+    ------
+    DeliveryError
+        The peer cannot be reached, is out of resources or stopped answering: the same may
+        succeed later. Instances before this one have been delivered.
+    DeliveryRefusedError
+        The peer refused an instance for good; the message has its status and comment.
+
+    References
+    ----------
+    DICOM PS3.4 B.2 (Storage Service Class); PS3.7 9.1.1 (C-STORE)
+    """
+    outcomes = []
+    for batch in _batches([_outgoing(path) for path in paths]):
+        pairs = sorted(set().union(*(outgoing.contexts for outgoing in batch)))
+        contexts = [build_context(sop_class, syntax) for sop_class, syntax in pairs]
+        with _association(destination, contexts, store_s) as assoc:
+            accepted = {
+                (UID(context.abstract_syntax), context.transfer_syntax[0])
+                for context in assoc.accepted_contexts
+            }
+            for outgoing in batch:
+                outcome = _store_one(assoc, accepted, outgoing, destination)
+                outcomes.append(outcome)
+                if on_instance is not None:
+                    on_instance(outcome)
+    return outcomes
+
+
+def find_instance(
+    destination: Destination,
+    sop_instance_uid: str,
+    *,
+    study_instance_uid: str = "",
+    series_instance_uid: str = "",
+) -> bool | None:
+    """Ask a destination whether it holds an instance: the proof that a delivery arrived.
+
+    Parameters
+    ----------
+    destination : Destination
+        The peer.
+    sop_instance_uid : str
+        The instance.
+    study_instance_uid, series_instance_uid : str
+        Where it stands; a peer without relational queries needs them.
+
+    Returns
+    -------
+    bool or None
+        Whether the peer holds it; None where the peer does not answer such questions.
+
+    Raises
+    ------
+    DeliveryError
+        The peer cannot be reached.
+
+    References
+    ----------
+    DICOM PS3.4 C.4.1 (C-FIND), C.6.2 (Study Root)
+    """
+    query = Dataset()
+    query.QueryRetrieveLevel = "IMAGE"
+    query.StudyInstanceUID = study_instance_uid
+    query.SeriesInstanceUID = series_instance_uid
+    query.SOPInstanceUID = sop_instance_uid
+    model = StudyRootQueryRetrieveInformationModelFind
+    found = False
+    try:
+        with _association(destination, [build_context(model)], FIND_S) as assoc:
+            for response, identifier in assoc.send_c_find(query, model):
+                status = response.get("Status")
+                if status is None:
+                    raise DeliveryError(f"{destination} did not answer a C-FIND in {FIND_S:g} s")
+                if status in (0xFF00, 0xFF01):  # Pending, PS3.4 Table C.4-1
+                    found |= bool(identifier) and identifier.SOPInstanceUID == sop_instance_uid
+                elif status != 0x0000:
+                    return None
+    except _NotOfferedError:
+        return None
+    return found
+
+
+class _NotOfferedError(DeliveryRefusedError):
+    """The destination offers none of the services that were asked for."""
+
+
+def _outgoing(path: Path) -> _Outgoing:
+    """Read what a file is from its File Meta Information."""
+    try:
+        meta = read_file_meta_info(path)
+        sop_class = UID(meta.MediaStorageSOPClassUID)
+        syntax = UID(meta.TransferSyntaxUID)
+        uid = str(meta.MediaStorageSOPInstanceUID)
+    except (OSError, InvalidDicomError, AttributeError) as error:
+        raise DeliveryRefusedError(f"{path} is not a Part 10 file: {error}") from error
+    others = [other for other in _UNCOMPRESSED if other != syntax]
+    convertible = syntax in _UNCOMPRESSED
+    return _Outgoing(path, sop_class, uid, (syntax, *others) if convertible else (syntax,))
+
+
+def _batches(outgoing: Sequence[_Outgoing]) -> Iterator[list[_Outgoing]]:
+    """Split files so that no batch needs more presentation contexts than one association has."""
+    batch: list[_Outgoing] = []
+    contexts: set[tuple[UID, UID]] = set()
+    for one in outgoing:
+        if batch and len(contexts | one.contexts) > CONTEXTS_MAX:
+            yield batch
+            batch, contexts = [], set()
+        batch.append(one)
+        contexts |= one.contexts
+    if batch:
+        yield batch
+
+
+def _store_one(
+    assoc: Association,
+    accepted: set[tuple[UID, UID]],
+    outgoing: _Outgoing,
+    destination: Destination,
+) -> StoreOutcome:
+    """Send one file, as it is where the peer takes its transfer syntax, else converted."""
+    if not accepted & outgoing.contexts:
+        raise DeliveryRefusedError(
+            f"{destination} does not take {outgoing.sop_class_uid.name} "
+            f"in {outgoing.transfer_syntaxes[0].name}"
+        )
+    as_it_is = (outgoing.sop_class_uid, outgoing.transfer_syntaxes[0]) in accepted
+    try:
+        response = assoc.send_c_store(outgoing.path if as_it_is else pydicom.dcmread(outgoing.path))
+    except (OSError, RuntimeError) as error:
+        raise DeliveryError(f"{outgoing.path} was not sent to {destination}: {error}") from error
+    status = _status_of(response, destination, f"C-STORE of {outgoing.sop_instance_uid}")
+    return StoreOutcome(
+        outgoing.path, outgoing.sop_instance_uid, status, str(response.get("ErrorComment", ""))
+    )
+
+
+def _status_of(response: Dataset, destination: Destination, what: str) -> int:
+    """Return the status of a response where it is a delivery, else raise what it means."""
+    if "Status" not in response:
+        raise DeliveryError(f"{destination} gave no answer to {what}: time-out or abort")
+    status = int(response.Status)
+    # 0xBxxx: Warning; 0x0111: Duplicate SOP Instance, PS3.7 Annex C.5.7: the peer has it.
+    if status in (0x0000, 0x0111) or 0xB000 <= status <= 0xBFFF:
+        return status
+    category, meaning = STORAGE_SERVICE_CLASS_STATUS.get(status, ("Failure", "Unknown status"))
+    comment = response.get("ErrorComment") or "no comment"
+    message = f"{destination} answered {what} with 0x{status:04X} {category}: {meaning} ({comment})"
+    if _is_final(status):
+        raise DeliveryRefusedError(message)
+    raise DeliveryError(message)
+
+
+def _is_final(status: int) -> bool:
+    """Whether the same instance would be refused again (PS3.4 Table B.2-1, PS3.7 Annex C)."""
+    return (
+        0xA900 <= status <= 0xA9FF  # Data Set does not match SOP Class
+        or 0xC000 <= status <= 0xCFFF  # Cannot understand
+        or status in (0x0117, 0x0122, 0x0124)  # Invalid instance, class not supported, forbidden
+    )
+
+
+@contextlib.contextmanager
+def _association(
+    destination: Destination, contexts: list[PresentationContext], dimse_s: float
+) -> Iterator[Association]:
+    """Hold an association; release it at the end, abort it where anything went wrong."""
+    ae = ApplicationEntity(ae_title=destination.calling_ae_title)
+    ae.connection_timeout, ae.acse_timeout = CONNECT_S, ASSOCIATE_S
+    ae.dimse_timeout = ae.network_timeout = dimse_s
+    ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    _quieten()
+    try:
+        assoc = ae.associate(
+            destination.host,
+            destination.port,
+            contexts,
+            destination.ae_title,
+            tls_args=_tls_of(destination),
+            evt_handlers=[(evt.EVT_CONN_OPEN, _tune_socket, [dimse_s])],
+        )
+    except (OSError, ValueError) as error:
+        raise DeliveryError(f"{destination} cannot be reached: {error}") from error
+    if not assoc.is_established:
+        raise _refusal(assoc, destination)
+    try:
+        yield assoc
+        assoc.release()
+    finally:
+        if not assoc.is_released:
+            assoc.abort()
+
+
+def _refusal(assoc: Association, destination: Destination) -> DeliveryError:
+    """Say why there is no association (PS3.8 Table 9-21)."""
+    if assoc.is_rejected:
+        answer = assoc.acceptor.primitive
+        message = (
+            f"{destination} rejected the association: {answer.result_str}, {answer.reason_str}"
+        )
+        return DeliveryRefusedError(message) if answer.result == 1 else DeliveryError(message)
+    if assoc.rejected_contexts:
+        names = sorted({UID(context.abstract_syntax).name for context in assoc.rejected_contexts})
+        return _NotOfferedError(f"{destination} does not take {', '.join(names[:3])}")
+    return DeliveryError(
+        f"{destination} cannot be reached: no connection or no answer within {ASSOCIATE_S:g} s"
+    )
+
+
+def _tls_of(destination: Destination) -> tuple[ssl.SSLContext, str] | None:
+    """Mutual TLS (PS3.15 B.12), or None where the destination has none."""
+    if destination.tls is None:
+        return None
+    context = ssl.create_default_context(cafile=destination.tls.ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(destination.tls.certificate, destination.tls.key)
+    return context, destination.host
+
+
+def _tune_socket(event: evt.Event, send_s: float) -> None:
+    """Send every PDU at once, and give up on a peer that stops reading."""
+    sock = event.assoc.dul.socket.socket
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    deadline = struct.pack("ll", int(send_s), int(send_s % 1 * 1_000_000))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, deadline)
+
+
+def _quieten() -> None:
+    """Let pynetdicom send files from the disk and log nothing, unless someone asked it to."""
+    _config.STORE_SEND_CHUNKED_DATASET = True
+    _config.LOG_HANDLER_LEVEL = "none"
+    logger = logging.getLogger("pynetdicom")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)
