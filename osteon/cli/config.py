@@ -1,0 +1,59 @@
+"""``osteon config``: what is in force, what is wrong with it, and what can be set."""
+
+import click
+
+from osteon.cli.options import (
+    chosen_config,
+    config_option,
+    example,
+    json_option,
+    settings_in_force,
+)
+from osteon.cli.output import write_json
+from osteon.cli.reference import reference
+from osteon.cli.toml import to_toml
+from osteon.config.load import find_config
+from osteon.errors import ConfigError
+
+
+@click.group(name="config", epilog=example("osteon config check"))
+def command() -> None:
+    """Show, check and explain the configuration."""
+
+
+@command.command(epilog=example("osteon config show --config /etc/osteon/osteon.toml"))
+@config_option
+@json_option
+def show(as_json: bool) -> None:
+    """Print the settings in force, defaults included, as a configuration file."""
+    settings = settings_in_force()
+    found = find_config(chosen_config())
+    values = settings.model_dump(mode="json")
+    values["route"] = [route.model_dump(mode="json") for route in settings.routes]
+    if as_json:
+        write_json(values)
+        return
+    click.echo(f"# {'defaults' if found is None else found}, and the environment")
+    click.echo(to_toml(values), nl=False)
+
+
+@command.command(epilog=example("osteon config check && systemctl restart osteon.target"))
+@config_option
+def check() -> None:
+    """Check every key, and that the folders, files and models it names are there."""
+    # Here alone, since the models bring torch, which takes seconds to load.
+    from osteon.cli.checks import faults_of  # noqa: PLC0415 - see above
+
+    faults = faults_of(settings_in_force())
+    for fault in faults:
+        click.echo(fault)
+    if faults:
+        raise ConfigError(f"{len(faults)} of the settings do not hold on this machine")
+    click.echo("OK")
+
+
+@command.command(name="reference", epilog=example("osteon config reference > configuration.md"))
+@config_option
+def print_reference() -> None:
+    """Print every key with its type, default, meaning and variable, as Markdown."""
+    click.echo(reference(), nl=False)

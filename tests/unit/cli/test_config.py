@@ -1,0 +1,161 @@
+"""Configuration as the command line shows, checks and explains it."""
+
+import json
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from osteon.cli.main import cli
+from osteon.cli.reference import reference
+from osteon.cli.toml import to_toml
+from osteon.config.load import load_settings
+from osteon.config.settings import Settings
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "configuration.md"
+CONFIG = """\
+data_dir = "{folder}/data"
+[scp]
+ae_title = "BONES"
+port = 11113
+[[source]]
+ae_title = "CT1"
+address = "10.0.0.0/24"
+[[destination]]
+name = "pacs"
+ae_title = "PACS"
+host = "10.0.0.9"
+port = 104
+[[route]]
+name = "bone"
+destinations = ["pacs"]
+match = {{ Modality = "CT", ImageType = {{ excludes = "LOCALIZER" }} }}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "osteon.toml"
+    path.write_text(CONFIG.format(folder=tmp_path))
+    return path
+
+
+def run(*args: object) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, [str(arg) for arg in args])
+    return result.exit_code, result.output
+
+
+def test_the_shown_configuration_loads_as_itself(config: Path, tmp_path: Path) -> None:
+    code, out = run("config", "show", "--config", config)
+    assert code == 0
+    again = tmp_path / "again.toml"
+    again.write_text(out)
+    assert load_settings(again) == load_settings(config)
+
+
+def test_json_and_toml_say_the_same(config: Path) -> None:
+    _, as_json = run("config", "show", "--json", "--config", config)
+    _, as_toml = run("config", "show", "--config", config)
+    shown = json.loads(as_json)
+    assert Settings.model_validate(shown) == Settings.model_validate(tomllib.loads(as_toml))
+    assert shown["scp"]["ae_title"] == "BONES"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"a": 'quote " backslash \\ newline \n del \x7f é'},
+        {"a": {"b c": {"d": [1, 2.5, True, "x"]}}, "e": False},
+        {"list": [{"x": 1, "in": {"y": 2}}, {"x": None}]},
+        {"match": {"Modality": {"equals": "CT", "min": None}}},
+    ],
+)
+def test_toml_is_read_back_as_written(values: dict[str, object]) -> None:
+    def without_none(value: object) -> object:
+        if isinstance(value, dict):
+            return {k: without_none(v) for k, v in value.items() if v is not None}
+        return [without_none(v) for v in value] if isinstance(value, list) else value
+
+    assert tomllib.loads(to_toml(values)) == without_none(values)
+
+
+@pytest.mark.parametrize("order", ["before", "behind"])
+def test_config_stands_before_or_behind_the_command(config: Path, order: str) -> None:
+    option = ("--config", config)
+    args = (*option, "config", "show") if order == "before" else ("config", "show", *option)
+    assert 'ae_title = "BONES"' in run(*args)[1]
+
+
+def test_the_config_behind_the_command_wins(config: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text('[scp]\nae_title = "OTHER"\n')
+    _, out = run("--config", other, "config", "show", "--config", config)
+    assert 'ae_title = "BONES"' in out
+
+
+def test_a_good_configuration_is_ok(config: Path) -> None:
+    assert run("config", "check", "--config", config) == (0, "OK\n")
+
+
+def test_an_unknown_key_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    path = tmp_path / "osteon.toml"
+    path.write_text("[scp]\nae_titel = 'X'\n")
+    code, out = run("config", "check", "--config", path)
+    assert code == 2
+    assert out.startswith(f"osteon: {path}: scp.ae_titel: unknown key; did you mean 'ae_title'?")
+    assert out.count("\n") == 1
+
+
+def test_check_names_every_fault_of_the_machine(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    (tmp_path / "token").write_text("\n")
+    (tmp_path / "pem").write_text("no certificate")
+    path = tmp_path / "osteon.toml"
+    path.write_text(
+        f'data_dir = "{tmp_path}/data"\n'
+        f'[pipeline]\nmodel = "nobody"\nmodels_dir = "{tmp_path}/none"\n'
+        f'[http]\ntoken_file = "{tmp_path}/token"\n'
+        + "[scp.tls]\n"
+        + "".join(f'{key} = "{tmp_path}/pem"\n' for key in ("certificate", "key", "ca"))
+    )
+    code, out = run("config", "check", "--config", path)
+    assert code == 2
+    for fault in (
+        f"data_dir: {tmp_path}/data is not a folder",
+        f"pipeline.models_dir: {tmp_path}/none is not a folder",
+        "pipeline.model: no model 'nobody'",
+        f"http.token_file: {tmp_path}/token is empty",
+        "scp.tls: certificate",
+        "scp.tls.ca:",
+        "osteon: 6 of the settings",
+    ):
+        assert fault in out
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_check_says_that_the_data_folder_is_not_writable(tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(0o500)
+    path = tmp_path / "osteon.toml"
+    path.write_text(f'data_dir = "{locked}/data"\n')
+    assert "is not writable" in run("config", "check", "--config", path)[1]
+
+
+def test_the_committed_reference_is_what_the_schema_prints() -> None:
+    assert DOCUMENT.read_text() == reference(), "run `make docs`"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "| `port` | integer ≥ 1, ≤ 65535 | `11112` | TCP port to listen on. | `OSTEON_SCP__PORT` |",
+        "| `ca` | path | required | PEM file with the CA that signed the peers' certificates."
+        " | `OSTEON_SCP__TLS__CA` |",
+        "| `excludes` | text or list of text | none | None of the values is one of these. |",
+        "## `[[destination]]`",
+    ],
+)
+def test_the_reference_has_type_limits_default_meaning_and_variable(row: str) -> None:
+    assert row in reference().splitlines()
