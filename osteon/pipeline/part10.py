@@ -6,12 +6,10 @@ of a file enter and the place of its data set leaves. The data set itself is nev
 
 import struct
 from dataclasses import dataclass
-from importlib.metadata import version
 
 from osteon.errors import UnparseableError
+from osteon.results.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
-IMPLEMENTATION_CLASS_UID = "2.25.329418520346851905361957316527640514101"
-IMPLEMENTATION_VERSION_NAME = f"OSTEON_{version('osteon')}"[:16]
 _PREAMBLE = b"\0" * 128 + b"DICM"
 _META_BYTES_MAX = 64 * 1024
 _LONG_VR = frozenset({b"OB", b"OW", b"UN", b"UT", b"SQ", b"OF", b"OD", b"OL", b"OV", b"UC", b"UR"})

@@ -101,6 +101,19 @@ def write_durably(target: Path, parts: Iterable[bytes | memoryview], *, by_way_o
     return size
 
 
+def move_durably(source: Path, target: Path) -> None:
+    """Give a synced file another name on the same file system, and sync both folders.
+
+    A source that is gone while the target is there was moved before a crash.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.exists() or not target.exists():
+        source.replace(target)
+    _sync_folder(source.parent)
+    _sync_folder(target.parent)
+    _sync_folder(target.parent.parent)
+
+
 def free_bytes(folder: Path) -> int:
     """Return the free space for unprivileged processes on a folder's disk, in bytes."""
     return shutil.disk_usage(folder).free

@@ -80,6 +80,8 @@ CREATE TABLE job (
     CHECK ((state = 'running') = (lease_until IS NOT NULL))
 ) STRICT;
 CREATE INDEX job_waiting ON job (stage, priority, id) WHERE state = 'waiting';
+CREATE INDEX job_line ON job (calling_ae_title, priority, id) WHERE state = 'waiting' AND stage = 'admission';
+CREATE INDEX job_inside ON job (calling_ae_title) WHERE stage IN ('prediction', 'boneseg', 'encode') AND state IN ('waiting', 'running', 'backoff');
 CREATE INDEX job_backoff ON job (not_before) WHERE state = 'backoff';
 CREATE INDEX job_running ON job (stage, lease_until) WHERE state = 'running';
 CREATE INDEX job_series ON job (series_id);

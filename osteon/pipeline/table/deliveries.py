@@ -64,6 +64,14 @@ def retry(table: Table, delivery: Row, not_before: float, why: str) -> None:
         )
 
 
+def rest(table: Table, delivery: Row, not_before: float, why: str) -> None:
+    """Put a delivery off without an attempt, because its destination rests."""
+    table.change(
+        "UPDATE delivery SET not_before = ?, reason = ? WHERE id = ? AND state = 'waiting'",
+        (not_before, why, delivery["id"]),
+    )
+
+
 def refuse(table: Table, delivery: Row, why: str) -> None:
     """Record that the destination refused the result for good."""
     _move(table, delivery, "refuse", why, leaves="sending")

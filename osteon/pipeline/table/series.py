@@ -6,7 +6,7 @@ Called by the observer; a series row and its evidence leave, or the jobs it beca
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from osteon.errors import StaleTransition
+from osteon.errors import NotFoundError, StaleTransition
 from osteon.pipeline.job import Event, Stage, State
 from osteon.pipeline.table.connection import Row, Table
 
@@ -63,9 +63,18 @@ def of_study(table: Table, study_instance_uid: str) -> list[Row]:
     )
 
 
-def get(table: Table, series_id: int) -> Row | None:
-    """Return one series row."""
-    return table.row("SELECT * FROM series WHERE id = ?", (series_id,))
+def get(table: Table, series_id: int) -> Row:
+    """Return one series row; a job's series is never removed before the job.
+
+    Raises
+    ------
+    NotFoundError
+        There is none of this id.
+    """
+    row = table.row("SELECT * FROM series WHERE id = ?", (series_id,))
+    if row is None:
+        raise NotFoundError(f"no series {series_id}")
+    return row
 
 
 def postpone(table: Table, series: Row, due: float, waits_for: str) -> None:

@@ -14,7 +14,8 @@ from osteon.pipeline.table.connection import Row, Table
 
 INPUTS, RESULTS = "inputs", "results"
 _FILES = (
-    "SELECT * FROM (SELECT 'inputs/' || series_instance_uid || '/' || sop_instance_uid || '.dcm' AS path,"
+    "SELECT * FROM ("
+    "SELECT 'inputs/' || series_instance_uid || '/' || sop_instance_uid || '.dcm' AS path,"
     " path AS disk_path, size, 'application/dicom' AS media_type, received AS created, sha256"
     " FROM instance WHERE id = (SELECT max(id) FROM instance AS other"
     " WHERE other.sop_instance_uid = instance.sop_instance_uid"

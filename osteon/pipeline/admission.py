@@ -1,0 +1,171 @@
+"""Admission: a quiet series is judged, routed and closed; its jobs are let in as there is room.
+
+Due series of the table enter and jobs leave; then the throttler is asked which of them enter. The
+observer calls both functions at every tick.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+
+import structlog
+
+from osteon.config.settings import Generations, Priority, RouteSettings, Settings
+from osteon.errors import StaleTransition
+from osteon.pipeline.completeness import Slice, judge
+from osteon.pipeline.intake import GIGABYTE
+from osteon.pipeline.routes import Candidate, choose, decide
+from osteon.pipeline.spool import free_bytes
+from osteon.pipeline.table import jobs, series
+from osteon.pipeline.table.connection import Row, Table
+from osteon.pipeline.table.series import NewJob
+from osteon.pipeline.throttler import Limits, Waiting, admit
+
+NO_ROUTE = "none"
+CLASSES = tuple(Priority)
+log = structlog.get_logger(__name__)
+
+
+def complete_due_series(settings: Settings, table: Table) -> None:
+    """Judge every series whose quiet time is over; create the jobs of those that are complete."""
+    for row in series.due(table):
+        # An instance that arrives in between makes the row stale: it is judged again later.
+        with suppress(StaleTransition):
+            _judge_series(settings, table, row)
+
+
+def admit_waiting(settings: Settings, table: Table) -> None:
+    """Let in the jobs that the throttler says, and write down what the others wait for."""
+    running_max = settings.pipeline.running_max
+    heads = {head["id"]: head for head in jobs.heads_of_lines(table, running_max)}
+    if not heads:
+        return
+    waiting = [Waiting(h["id"], h["calling_ae_title"], h["priority"]) for h in heads.values()]
+    limits = Limits(
+        running_max=running_max,
+        free_bytes_min=int(settings.pipeline.disk_reserve_gb * GIGABYTE),
+        weights={source.ae_title: source.weight for source in settings.source},
+    )
+    inside = jobs.admitted_by_source(table)
+    answer = admit(waiting, inside, free_bytes(table.data_dir), limits)
+    for job_id in answer.admitted:
+        with suppress(StaleTransition):  # A person has cancelled it meanwhile.
+            jobs.admit(table, heads.pop(job_id), "admitted: waits for a worker")
+    for head in heads.values():
+        if answer.held and head["reason"] != answer.held:
+            jobs.explain(table, head, answer.held)
+
+
+def _judge_series(settings: Settings, table: Table, row: Row) -> None:
+    instances = series.input_of(table, row)
+    source = settings.source_of(row["calling_ae_title"])
+    own_quiet_s = source.quiet_s if source is not None else None
+    quiet_s = settings.scp.quiet_s if own_quiet_s is None else own_quiet_s
+    now = table.clock()
+    verdict = judge(
+        [_slice_of(instance) for instance in instances],
+        last=row["last"],
+        now=now,
+        quiet_s=quiet_s,
+        gap_wait_s=settings.scp.gap_wait_s,
+    )
+    if not verdict.complete:
+        series.postpone(table, row, verdict.due, verdict.why)
+        return
+    siblings = series.of_study(table, row["study_instance_uid"])
+    loud = [s for s in siblings if s["state"] == "receiving" and s["last"] + quiet_s > now]
+    new_jobs = _route(settings, row, instances, siblings)
+    if loud and any(_is_chosen(settings, job) for job in new_jobs):
+        until = max(s["last"] for s in loud) + quiet_s
+        series.postpone(table, row, until, f"{len(loud)} other series of its study to be complete")
+        return
+    with table.write():
+        ids = series.complete(table, row, verdict.why, new_jobs)
+        if settings.pipeline.generations is Generations.REPLACE:
+            for earlier in jobs.earlier_unfinished(table, row):
+                jobs.supersede(table, earlier, f"superseded by generation {row['generation']}")
+    log.info("series complete", series=row["series_instance_uid"], jobs=ids, why=verdict.why)
+
+
+def _route(
+    settings: Settings, row: Row, instances: Sequence[Row], siblings: Sequence[Row]
+) -> list[NewJob]:
+    input_sha256 = _digest(instances)
+    late = settings.pipeline.generations is Generations.NEVER and row["generation"] > 1
+    if late:
+        why = (
+            f"{row['instances']} instances are held, but the series was complete before the last"
+            " ones came, and pipeline.generations is 'never'"
+        )
+        return [_rejected(why, input_sha256)]
+    decisions = decide(settings.routes, _candidate(row))
+    new_jobs = []
+    for decision in decisions:
+        if not decision.taken:
+            continue
+        reason = _passed_over(decision.route, row, siblings)
+        new_jobs.append(_new_job(settings, row, decision.route, input_sha256, reason))
+    if new_jobs:
+        return new_jobs
+    faults = "; ".join(f"{d.route.name}: {d.why}" for d in decisions)
+    return [_rejected(f"no route takes it: {faults}", input_sha256)]
+
+
+def _new_job(
+    settings: Settings, row: Row, route: RouteSettings, input_sha256: str, rejected: str | None
+) -> NewJob:
+    source = settings.source_of(row["calling_ae_title"])
+    inherited = source.priority if source is not None else Priority.ROUTINE
+    names = [destination.name for destination in settings.destinations_of(route)]
+    return NewJob(
+        route=route.name,
+        model=route.model,
+        priority=CLASSES.index(route.priority or inherited),
+        destinations=json.dumps(names),
+        input_sha256=input_sha256,
+        rejected=rejected,
+    )
+
+
+def _rejected(why: str, input_sha256: str) -> NewJob:
+    priority = CLASSES.index(Priority.ROUTINE)
+    return NewJob(NO_ROUTE, "", priority, "[]", input_sha256, rejected=why)
+
+
+def _passed_over(route: RouteSettings, row: Row, siblings: Sequence[Row]) -> str | None:
+    """Return why a route that takes one series of a study takes another one, or None."""
+    if route.series == "all":
+        return None
+    rivals = [c for c in map(_candidate, siblings) if decide([route], c)[0].taken]
+    chosen = choose(route, rivals)
+    if chosen.series_instance_uid == row["series_instance_uid"]:
+        return None
+    return f"{route.name} takes the {route.series} series of a study: {chosen.series_instance_uid}"
+
+
+def _is_chosen(settings: Settings, job: NewJob) -> bool:
+    return any(route.name == job.route and route.series != "all" for route in settings.routes)
+
+
+def _candidate(row: Row) -> Candidate:
+    return Candidate(
+        series_instance_uid=row["series_instance_uid"],
+        called_ae_title=row["called_ae_title"],
+        values=json.loads(row["header"]),
+        instances=row["instances"],
+    )
+
+
+def _slice_of(instance: Row) -> Slice:
+    position, orientation = instance["position"], instance["orientation"]
+    return Slice(
+        instance["instance_number"],
+        json.loads(position) if position else None,
+        json.loads(orientation) if orientation else None,
+    )
+
+
+def _digest(instances: Sequence[Row]) -> str:
+    identity = sorted((i["sop_instance_uid"], i["sha256"]) for i in instances)
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()

@@ -1,0 +1,119 @@
+"""Delivery: every result to every destination, tried until it is proven or given up.
+
+Due deliveries of the table enter; C-STORE requests leave through ``results.scu`` on a few threads,
+one association a destination, and their outcome goes back into the table. The observer ticks it.
+"""
+
+import random
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import structlog
+
+from osteon.config.settings import DestinationSettings, Settings
+from osteon.errors import DeliveryRefusedError, OsteonError
+from osteon.pipeline.backoff import backoff_s
+from osteon.pipeline.table import deliveries, jobs
+from osteon.pipeline.table.connection import Row, Table
+from osteon.results.scu import Destination, store
+
+SENDERS_MAX = 4
+log = structlog.get_logger(__name__)
+
+
+class Delivery:
+    """Send what is due.
+
+    One delivery at a time goes to a destination. When one fails, the destination rests until that
+    delivery's next attempt is due, so that a dead PACS is not called once for every result.
+    """
+
+    def __init__(self, settings: Settings, table: Table) -> None:
+        self._settings = settings
+        self._table = table
+        self._destinations = {d.name: d for d in settings.destination}
+        self._pool = ThreadPoolExecutor(SENDERS_MAX, thread_name_prefix="delivery")
+        self._sending: dict[str, tuple[Future[None], Row]] = {}
+        self._resting: dict[str, tuple[float, str]] = {}
+        self._jitter = random.Random()  # noqa: S311 - it spreads retries and keeps no secret
+
+    def tick(self) -> None:
+        """Record what was sent, and send what is due."""
+        for name in [n for n, (future, _) in self._sending.items() if future.done()]:
+            future, delivery = self._sending.pop(name)
+            self._record(delivery, future.exception())
+        for delivery in deliveries.due(self._table, limit=100):
+            name = delivery["destination"]
+            if name in self._sending:
+                continue
+            resting_until, why = self._resting.get(name, (0.0, ""))
+            if self._table.clock() < resting_until:
+                deliveries.rest(self._table, delivery, resting_until, why)
+                continue
+            deliveries.claim(self._table, delivery)
+            self._sending[name] = (self._pool.submit(self._send, delivery), delivery)
+        for job in jobs.all_delivered(self._table):
+            self._end(job)
+
+    @property
+    def finished(self) -> bool:
+        """Whether something was sent, or could not be, and is not yet on record."""
+        return any(future.done() for future, _ in self._sending.values())
+
+    def next_due(self) -> float | None:
+        """Return when the next delivery may be tried, in seconds since 1970."""
+        return deliveries.next_due(self._table)
+
+    def close(self) -> None:
+        """Stop; what is being sent now is taken back at the next start."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _send(self, delivery: Row) -> None:
+        destination = self._destinations.get(delivery["destination"])
+        if destination is None:
+            raise DeliveryRefusedError(
+                f"no [[destination]] is named {delivery['destination']!r} any more"
+            )
+        path: Path = self._table.data_dir / delivery["path"]
+        store(peer_of(destination, self._settings.scp.ae_title), [path])
+
+    def _record(self, delivery: Row, error: BaseException | None) -> None:
+        table, name = self._table, delivery["destination"]
+        if error is None:
+            self._resting.pop(name, None)
+            deliveries.deliver(table, delivery, "stored")
+            log.info("delivered", destination=name, sop_instance_uid=delivery["sop_instance_uid"])
+            return
+        reason = error.message if isinstance(error, OsteonError) else repr(error)
+        log.warning("not delivered", destination=name, why=reason)
+        limits, now = self._settings.delivery, table.clock()
+        if isinstance(error, OsteonError) and not error.retryable:
+            deliveries.refuse(table, delivery, reason)
+        elif now - delivery["created"] > limits.give_up_s:
+            deliveries.give_up(table, delivery, f"given up: {reason}")
+        else:
+            attempts = delivery["attempts"] + 1
+            wait_s = backoff_s(
+                attempts,
+                first_s=limits.retry_first_s,
+                max_s=limits.retry_max_s,
+                jitter=self._jitter,
+            )
+            self._resting[name] = (now + wait_s, reason)
+            deliveries.retry(table, delivery, now + wait_s, reason)
+
+    def _end(self, job: Row) -> None:
+        found = deliveries.of_job(self._table, job["id"])
+        missed = [d for d in found if d["state"] != "delivered"]
+        if missed:
+            reasons = "; ".join(f"{d['destination']}: {d['reason']}" for d in missed)
+            jobs.fail(self._table, job, f"not delivered to {reasons}")
+        else:
+            names = ", ".join(d["destination"] for d in found)
+            why = f"delivered to {names}" if found else "kept here: its route has no destination"
+            jobs.complete(self._table, job, why)
+
+
+def peer_of(destination: DestinationSettings, calling_ae_title: str) -> Destination:
+    """Return a configured destination as the SCU calls it."""
+    return Destination(destination.ae_title, destination.host, destination.port, calling_ae_title)

@@ -1,0 +1,202 @@
+"""The dispatcher: claims admitted jobs for free slots and accepts what their stages made.
+
+Waiting jobs of the table enter and stage requests leave to the engine; finished futures enter and
+transitions and published results leave. The observer calls it at every tick; nothing here waits.
+"""
+
+import random
+import shutil
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from osteon.config.settings import Settings
+from osteon.errors import OsteonError, StaleTransition, VolumeError
+from osteon.pipeline.backoff import backoff_s
+from osteon.pipeline.engine import Engine
+from osteon.pipeline.job import Stage
+from osteon.pipeline.request import StageReport, StageRequest
+from osteon.pipeline.spool import move_durably
+from osteon.pipeline.table import jobs, series
+from osteon.pipeline.table.connection import Row, Table
+from osteon.pipeline.table.jobs import NewResult
+
+WORK, RESULTS = "work", "results"
+RESULT_FILES = {"seg": ("seg.dcm", "application/dicom"), "preview": ("preview.png", "image/png")}
+RETRY_FIRST_S, RETRY_MAX_S = 2.0, 120.0
+RENEWALS_PER_LEASE = 3
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class _Running:
+    """A stage that a worker has; ``kill_at`` is its deadline in seconds since 1970."""
+
+    job: Row
+    attempt: int
+    out: Path
+    kill_at: float
+    renew_at: float
+    killed: str = ""
+
+
+class Dispatcher:
+    """Between the job table and the engine, whose only user it is.
+
+    Parameters
+    ----------
+    table : Table
+        Its clock decides leases and deadlines.
+    """
+
+    def __init__(self, settings: Settings, table: Table, engine: Engine) -> None:
+        self._limits = settings.pipeline
+        self._table = table
+        self._engine = engine
+        self._running: dict[Future[StageReport], _Running] = {}
+        self._jitter = random.Random()  # noqa: S311 - it spreads retries and keeps no secret
+
+    def rescue_all(self) -> int:
+        """Take back, at start, every job that the last dispatcher had running."""
+        orphans = jobs.running(self._table)
+        for job in orphans:
+            self._rescue(job, "the node stopped while it ran")
+        return len(orphans)
+
+    def dispatch(self) -> None:
+        """Claim a waiting job for every free slot."""
+        free = self._engine.free
+        for job in jobs.ready(self._table, free) if free else ():
+            attempt = jobs.claim(self._table, job, "local", self._limits.lease_s)
+            self._submit(jobs.get(self._table, job["id"]), attempt)
+
+    def accept_finished(self) -> None:
+        """Move on the jobs whose stage is over, well or badly."""
+        for future in [f for f in self._running if f.done()]:
+            running = self._running.pop(future)
+            error = future.exception()
+            try:
+                if error is None:
+                    self._finish(running, future.result())
+                else:
+                    self._give_back(running, error)
+            except StaleTransition as stale:
+                log.info("too late", job=running.job["id"], why=stale.message)
+                shutil.rmtree(running.out, ignore_errors=True)
+
+    def watch_running(self) -> None:
+        """Renew leases; kill what ran past its deadline or is no longer wanted."""
+        now = self._table.clock()
+        wanted = {(job["id"], job["attempt"]) for job in jobs.running(self._table)}
+        for future, running in self._running.items():
+            if running.killed:
+                continue
+            if (running.job["id"], running.attempt) not in wanted:
+                running.killed = "it was stopped"
+            elif now >= running.kill_at:
+                running.killed = f"it ran longer than {self._limits.stage_timeout_s:g} s"
+            if running.killed:
+                log.warning("stage killed", job=running.job["id"], why=running.killed)
+                self._engine.kill(future)
+            elif now >= running.renew_at:
+                jobs.renew(self._table, running.job["id"], running.attempt, self._limits.lease_s)
+                running.renew_at = now + self._limits.lease_s / RENEWALS_PER_LEASE
+        held = {(running.job["id"], running.attempt) for running in self._running.values()}
+        for job in jobs.lapsed(self._table):
+            if (job["id"], job["attempt"]) not in held:
+                self._rescue(job, "its lease lapsed")
+
+    @property
+    def finished(self) -> bool:
+        """Whether a stage is over and not yet on record."""
+        return any(future.done() for future in self._running)
+
+    def next_due(self) -> float | None:
+        """Return when `watch_running` has something to do, in seconds since 1970."""
+        return min((min(r.kill_at, r.renew_at) for r in self._running.values()), default=None)
+
+    def _submit(self, job: Row, attempt: int) -> None:
+        table, now = self._table, self._table.clock()
+        of = series.get(table, job["series_id"])
+        folder = table.data_dir
+        out = folder / WORK / str(job["id"]) / str(attempt)
+        request = StageRequest(
+            job_id=job["id"],
+            stage=Stage(job["stage"]),
+            attempt=attempt,
+            out=out,
+            inputs=tuple(folder / row["path"] for row in series.input_of(table, of)),
+            outputs={
+                Stage(stage): folder / path
+                for stage, path in jobs.outputs(table, job["id"]).items()
+            },
+            model=job["model"],
+            models_dir=self._limits.models_dir,
+            input_sha256=job["input_sha256"],
+            content_at=of["completed"],
+        )
+        kill_at = now + self._limits.stage_timeout_s
+        renew_at = now + self._limits.lease_s / RENEWALS_PER_LEASE
+        running = _Running(job, attempt, out, kill_at, renew_at)
+        self._running[self._engine.submit(request)] = running
+
+    def _finish(self, running: _Running, report: StageReport) -> None:
+        job, table = running.job, self._table
+        why = f"{report.why} in {report.seconds:.1f} s"
+        log.info("stage finished", job=job["id"], stage=job["stage"], why=why)
+        if job["stage"] != Stage.ENCODE:
+            output = running.out.relative_to(table.data_dir)
+            jobs.finish(table, job, running.attempt, str(output), why)
+            return
+        results = [self._publish(running, kind, report.facts) for kind in RESULT_FILES]
+        jobs.finish_encode(table, job, running.attempt, results, report.facts["segments"], why)
+        jobs.supersede_earlier_results(table, job)
+        shutil.rmtree(table.data_dir / WORK / str(job["id"]), ignore_errors=True)
+
+    def _publish(self, running: _Running, kind: str, facts: dict[str, Any]) -> NewResult:
+        """Give an encoded file its final name; the same again after a crash in between."""
+        name, media_type = RESULT_FILES[kind]
+        path = Path(RESULTS) / str(running.job["id"]) / name
+        move_durably(running.out / name, self._table.data_dir / path)
+        uids = facts if kind == "seg" else {}
+        return NewResult(
+            kind=kind,
+            path=str(path),
+            size=facts["files"][name]["size"],
+            sha256=facts["files"][name]["sha256"],
+            media_type=media_type,
+            sop_instance_uid=uids.get("sop_instance_uid"),
+            sop_class_uid=uids.get("sop_class_uid"),
+            series_instance_uid=uids.get("series_instance_uid"),
+        )
+
+    def _give_back(self, running: _Running, error: BaseException) -> None:
+        job, table = running.job, self._table
+        shutil.rmtree(running.out, ignore_errors=True)
+        reason = running.killed or (error.message if isinstance(error, OsteonError) else str(error))
+        log.warning("stage failed", job=job["id"], stage=job["stage"], why=reason)
+        if isinstance(error, VolumeError):
+            jobs.reject(table, job, reason)
+        elif isinstance(error, OsteonError) and not error.retryable:
+            jobs.fail(table, job, reason)
+        elif job["failures"] + 1 >= self._limits.attempts_max:
+            jobs.fail(table, job, self._gave_up(job["stage"], reason))
+        else:
+            wait_s = backoff_s(
+                job["failures"] + 1, first_s=RETRY_FIRST_S, max_s=RETRY_MAX_S, jitter=self._jitter
+            )
+            jobs.retry(
+                table, job, running.attempt, table.clock() + wait_s, f"tries again: {reason}"
+            )
+
+    def _rescue(self, job: Row, why: str) -> None:
+        if job["failures"] + 1 >= self._limits.attempts_max:
+            jobs.fail(self._table, job, self._gave_up(job["stage"], why))
+        else:
+            jobs.rescue(self._table, job, why)
+
+    def _gave_up(self, stage: str, reason: str) -> str:
+        return f"gave up after {self._limits.attempts_max} attempts of {stage}: {reason}"

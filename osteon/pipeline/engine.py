@@ -1,0 +1,151 @@
+"""The engine: worker processes, each warm and each killable, behind one small interface.
+
+A stage request enters, a Future of its report leaves. The dispatcher owns one engine; a worker that
+dies, hangs or leaks costs one attempt of one job, and its slot starts a new one.
+"""
+
+import multiprocessing
+import os
+import signal
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from osteon.errors import WorkerLostError
+from osteon.pipeline.request import StageReport, StageRequest
+from osteon.pipeline.worker import begin, run, worker_pid
+
+
+class Engine(Protocol):
+    """Where stages run."""
+
+    @property
+    def slots(self) -> int:
+        """How many stages run at once."""
+
+    @property
+    def free(self) -> int:
+        """How many slots have nothing to do."""
+
+    def submit(self, request: StageRequest) -> "Future[StageReport]":
+        """Run a stage in a free slot; RuntimeError where none is free."""
+
+    def kill(self, future: "Future[StageReport]") -> None:
+        """End a stage at once; its future raises `WorkerLostError`."""
+
+    def close(self) -> None:
+        """End all workers within seconds."""
+
+
+class _Slot:
+    """One worker process, started again whenever it is gone."""
+
+    def __init__(self, number: int, model: str, models_dir: Path | None) -> None:
+        self.number = number
+        self._initial = (number, model, models_dir)
+        self.busy: Future[StageReport] | None = None
+        self.job_id: int | None = None  # of the last stage it ran, whose volume it still holds
+        self._start()
+
+    def _start(self) -> None:
+        self._pool = ProcessPoolExecutor(
+            1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=begin,
+            initargs=self._initial,
+        )
+        self._pid = self._pool.submit(worker_pid)
+
+    def submit(self, request: StageRequest) -> "Future[StageReport]":
+        try:
+            inner = self._pool.submit(run, request)
+        except BrokenProcessPool:  # It died while it was idle.
+            self._pool.shutdown(wait=False)
+            self._start()
+            inner = self._pool.submit(run, request)
+        outer: Future[StageReport] = Future()
+        outer.set_running_or_notify_cancel()
+        self.busy, self.job_id = outer, request.job_id
+        inner.add_done_callback(lambda done: self._pass_on(done, outer))
+        return outer
+
+    def _pass_on(self, inner: "Future[StageReport]", outer: "Future[StageReport]") -> None:
+        self.busy = None
+        error = inner.exception()
+        if isinstance(error, BrokenProcessPool):
+            outer.set_exception(WorkerLostError("the worker process died"))
+        elif error is not None:
+            outer.set_exception(error)
+        else:
+            outer.set_result(inner.result())
+
+    def kill(self) -> None:
+        # A worker that has not told its process id yet has not begun the stage either.
+        if self._pid.done():
+            with suppress(BrokenProcessPool, ProcessLookupError):
+                os.kill(self._pid.result(), signal.SIGKILL)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.kill()
+
+
+class LocalEngine:
+    """Worker processes on this host, one a slot.
+
+    Parameters
+    ----------
+    slots : int
+        How many.
+    model : str
+        The model that workers load before their first job.
+    models_dir : Path, optional
+        Folder of model folders.
+    """
+
+    def __init__(self, slots: int, model: str, models_dir: Path | None) -> None:
+        self._slots = [_Slot(number, model, models_dir) for number in range(slots)]
+
+    @property
+    def slots(self) -> int:
+        """How many stages run at once."""
+        return len(self._slots)
+
+    @property
+    def free(self) -> int:
+        """How many slots have nothing to do."""
+        return sum(slot.busy is None for slot in self._slots)
+
+    def submit(self, request: StageRequest) -> "Future[StageReport]":
+        """Run a stage in a free slot.
+
+        Raises
+        ------
+        RuntimeError
+            No slot is free: the dispatcher asks `free` first.
+        """
+        free = [slot for slot in self._slots if slot.busy is None]
+        if not free:
+            raise RuntimeError("no slot is free")
+        # The slot that ran the job's last stage still holds its volume.
+        slot = next((s for s in free if s.job_id == request.job_id), free[0])
+        return slot.submit(request)
+
+    def kill(self, future: "Future[StageReport]") -> None:
+        """End a stage at once; its future raises `WorkerLostError`."""
+        for slot in self._slots:
+            if slot.busy is future:
+                slot.kill()
+
+    def close(self) -> None:
+        """End all workers at once: what they were doing is rescued at the next start."""
+        for slot in self._slots:
+            slot.close()
+
+
+def auto_slots(devices: Path = Path("/dev"), cpus: int | None = None) -> int:
+    """Return the number of slots for ``slots = "auto"``: one a GPU, else one for two cores."""
+    gpus = len(list(devices.glob("nvidia[0-9]*")))
+    return gpus or max(1, (cpus or os.cpu_count() or 1) // 2)

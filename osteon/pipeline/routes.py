@@ -1,0 +1,137 @@
+"""Routes: which series becomes a job. Headers and routes enter; decisions with their reason leave.
+
+Pure functions: the observer calls them when a series is complete, ``osteon routes test`` with the
+headers of a folder. Patterns are searched, never evaluated as code.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from osteon.config.settings import Condition, RouteSettings
+
+INSTANCES = "instances"
+Values = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A series as routes see it.
+
+    Attributes
+    ----------
+    values : mapping
+        Keyword of PS3.6 → its values as text, of the first instance.
+    instances : int
+        How many are held.
+    """
+
+    series_instance_uid: str
+    called_ae_title: str
+    values: Values
+    instances: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one route says of one series, and which condition decided."""
+
+    route: RouteSettings
+    taken: bool
+    why: str
+
+
+def decide(routes: Sequence[RouteSettings], candidate: Candidate) -> list[Decision]:
+    """Ask every route about a series, without a look at the rest of its study."""
+    return [_ask(route, candidate) for route in routes]
+
+
+def choose(route: RouteSettings, candidates: Sequence[Candidate]) -> Candidate:
+    """Return the series of a study that a ``thinnest`` or ``largest`` route takes.
+
+    Parameters
+    ----------
+    candidates : sequence of Candidate
+        The series of one study that meet the route's conditions; at least one.
+    """
+
+    def thickness(candidate: Candidate) -> float:
+        value = _number(next(iter(candidate.values.get("SliceThickness", ())), ""))
+        return float("inf") if value is None else value
+
+    if route.series == "thinnest":
+        return min(candidates, key=lambda c: (thickness(c), -c.instances, c.series_instance_uid))
+    return min(candidates, key=lambda c: (-c.instances, thickness(c), c.series_instance_uid))
+
+
+def _ask(route: RouteSettings, candidate: Candidate) -> Decision:
+    called = route.called_ae_title
+    if called is not None and candidate.called_ae_title != called:
+        why = f"called AE title is {candidate.called_ae_title}, not {called}"
+        return Decision(route, False, why)
+    for keyword, condition in route.match.items():
+        values = (
+            [str(candidate.instances)]
+            if keyword == INSTANCES
+            else list(candidate.values.get(keyword, ()))
+        )
+        fault = _fault(keyword, condition, values)
+        if fault is not None:
+            return Decision(route, False, fault)
+    return Decision(route, True, "every condition holds" if route.match else "no condition")
+
+
+def _fault(keyword: str, condition: Condition, values: list[str]) -> str | None:
+    """Return why a condition does not hold, or None. With several values, one must hold."""
+    shown = "\\".join(values)
+    if condition.excludes is not None:
+        unwanted = condition.excludes
+        for value in [unwanted] if isinstance(unwanted, str) else unwanted:
+            if any(_equal(value, v) for v in values):
+                return f"{keyword} is {shown}, which contains {value}"
+    if condition.model_fields_set <= {"excludes"}:
+        return None
+    if not values:
+        return f"{keyword} is absent"
+    if condition.regex is not None and not any(re.search(condition.regex, v) for v in values):
+        return f"{keyword} is {shown}, which does not match {condition.regex}"
+    return _value_fault(keyword, condition, values, shown) or _range_fault(
+        keyword, condition, values, shown
+    )
+
+
+def _value_fault(keyword: str, condition: Condition, values: list[str], shown: str) -> str | None:
+    if condition.equals is not None and not _is_one_of([condition.equals], values, shown):
+        return f"{keyword} is {shown}, not {condition.equals}"
+    if condition.one_of is not None and not _is_one_of(condition.one_of, values, shown):
+        return f"{keyword} is {shown}, none of {', '.join(map(str, condition.one_of))}"
+    return None
+
+
+def _range_fault(keyword: str, condition: Condition, values: list[str], shown: str) -> str | None:
+    numbers = [n for n in map(_number, values) if n is not None]
+    bounded = condition.min is not None or condition.max is not None
+    if bounded and not numbers:
+        return f"{keyword} is {shown}, not a number"
+    if condition.min is not None and not any(n >= condition.min for n in numbers):
+        return f"{keyword} is {shown}, below {condition.min:g}"
+    if condition.max is not None and not any(n <= condition.max for n in numbers):
+        return f"{keyword} is {shown}, above {condition.max:g}"
+    return None
+
+
+def _is_one_of(wanted: Sequence[str | float], values: list[str], joined: str) -> bool:
+    return any(_equal(w, v) for w in wanted for v in (*values, joined))
+
+
+def _equal(wanted: str | float, value: str) -> bool:
+    if isinstance(wanted, str):
+        return wanted == value
+    return _number(value) == wanted
+
+
+def _number(value: str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None

@@ -1,0 +1,197 @@
+"""The stages that workers run: prediction, boneseg, encode; each reads what the last one wrote.
+
+A `StageRequest` enters, files in its output folder and a `StageReport` leave. Called by the worker
+process, and by ``osteon run`` without any node. The model and the last volume stay in memory.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from osteon.errors import ModelError, StageError, VolumeError
+from osteon.pipeline.boneseg import combine
+from osteon.pipeline.job import Stage
+from osteon.pipeline.model import Model, load_model
+from osteon.pipeline.prediction import predict
+from osteon.pipeline.request import StageReport, StageRequest
+from osteon.pipeline.spool import write_durably
+from osteon.pipeline.volume import Volume, read_volume
+from osteon.results.gate import check_result
+from osteon.results.preview import write_preview
+from osteon.results.seg import Algorithm, encode_segmentation, write_part10
+from osteon.results.segment import Code, Segment
+from osteon.results.uids import derive_uid
+
+PREDICTION, LABELS, SEGMENTS = "prediction.raw", "labels.raw", "segments.json"
+SEG, PREVIEW = "seg.dcm", "preview.png"
+log = structlog.get_logger(__name__)
+
+
+class _Warm:
+    """What a worker keeps between stages: models, and the volume of its last job."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, Model] = {}
+        self._volume: tuple[str, Volume] | None = None
+
+    def model(self, name: str, models_dir: Path | None) -> Model:
+        if name not in self._models:
+            self._models[name] = load_model(name, models_dir)
+        return self._models[name]
+
+    def volume(self, request: StageRequest) -> Volume:
+        if self._volume is None or self._volume[0] != request.input_sha256:
+            self._volume = None  # Two volumes at once would double the worker's memory.
+            self._volume = (request.input_sha256, read_volume(request.inputs))
+        return self._volume[1]
+
+
+_warm = _Warm()
+
+
+def warm(slot: int, model: str, models_dir: Path | None) -> None:
+    """Load a model before the first job; a model that does not load fails its jobs, not this."""
+    with suppress(ModelError):
+        _warm.model(model, models_dir)
+    log.debug("worker ready", slot=slot, model=model)
+
+
+def run_stage(request: StageRequest) -> StageReport:
+    """Run one stage of one job.
+
+    Returns
+    -------
+    StageReport
+        Its facts are, for encode: ``sop_instance_uid``, ``sop_class_uid``,
+        ``series_instance_uid``, ``segments`` and ``files`` (name → size, sha256).
+
+    Raises
+    ------
+    VolumeError
+        The input cannot be processed.
+    StageError, ModelError, EncodingError
+        The stage failed; ``retryable`` says whether another attempt may succeed.
+    """
+    started = time.perf_counter()
+    request.out.mkdir(parents=True, exist_ok=True)
+    why, facts = _STAGES[request.stage](request)
+    return StageReport(why, time.perf_counter() - started, facts)
+
+
+def _predict(request: StageRequest) -> tuple[str, dict[str, Any]]:
+    model = _warm.model(request.model, request.models_dir)
+    volume = _warm.volume(request)
+    _save_array(request.out / PREDICTION, predict(model, volume))
+    return f"{model.name} predicted {len(volume.frames)} slices", {}
+
+
+def _boneseg(request: StageRequest) -> tuple[str, dict[str, Any]]:
+    model = _warm.model(request.model, request.models_dir)
+    volume = _warm.volume(request)
+    prediction_zyx = _load_array(request.outputs[Stage.PREDICTION] / PREDICTION)
+    labels_zyx, segments = combine(model, prediction_zyx, volume)
+    if not segments:
+        raise VolumeError(f"{model.name} found nothing in {len(volume.frames)} slices")
+    _save_array(request.out / LABELS, labels_zyx)
+    _save_json(request.out / SEGMENTS, [asdict(segment) for segment in segments])
+    return f"combined into {len(segments)} segments", {}
+
+
+def _encode(request: StageRequest) -> tuple[str, dict[str, Any]]:
+    model = _warm.model(request.model, request.models_dir)
+    volume = _warm.volume(request)
+    made = request.outputs[Stage.BONESEG]
+    labels_zyx = _load_array(made / LABELS)
+    segments = _load_segments(made / SEGMENTS)
+    identity = (request.input_sha256, model.digest)
+    ds = encode_segmentation(
+        volume.frames,
+        labels_zyx,
+        segments,
+        algorithm=Algorithm(model.name, model.version, model.digest),
+        sop_instance_uid=derive_uid("seg-instance", *identity),
+        series_instance_uid=derive_uid("seg-series", *identity),
+        content_at=datetime.fromtimestamp(int(request.content_at), UTC),
+    )
+    write_part10(ds, request.out / SEG)
+    check_result(request.out / SEG, volume.frames, labels_zyx)
+    spacing_zyx_mm = volume.geometry.spacing_zyx_mm
+    write_preview(volume.hu_zyx, labels_zyx, spacing_zyx_mm, segments, request.out / PREVIEW)
+    facts = {
+        "sop_instance_uid": str(ds.SOPInstanceUID),
+        "sop_class_uid": str(ds.SOPClassUID),
+        "series_instance_uid": str(ds.SeriesInstanceUID),
+        "segments": [
+            {"label": segment.label, "volume_ml": round(segment.volume_ml, 3)}
+            for segment in segments
+        ],
+        "files": {name: _facts_of(request.out / name) for name in (SEG, PREVIEW)},
+    }
+    return f"encoded and checked a Segmentation of {len(segments)} segments", facts
+
+
+_STAGES: dict[Stage, Callable[[StageRequest], tuple[str, dict[str, Any]]]] = {
+    Stage.PREDICTION: _predict,
+    Stage.BONESEG: _boneseg,
+    Stage.ENCODE: _encode,
+}
+
+
+def _save_array(path: Path, array_zyx: NDArray[Any]) -> None:
+    array_zyx = np.ascontiguousarray(array_zyx)
+    header = {"dtype": array_zyx.dtype.str, "shape": array_zyx.shape}
+    line = json.dumps(header).encode() + b"\n"
+    write_durably(path, (line, array_zyx.reshape(-1).view(np.uint8).data), by_way_of=path.parent)
+
+
+def _load_array(path: Path) -> NDArray[Any]:
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.readline())
+            return np.fromfile(file, dtype=header["dtype"]).reshape(header["shape"])
+    except (OSError, ValueError) as error:
+        raise StageError(f"the last stage's output {path} cannot be read: {error}") from error
+
+
+def _save_json(path: Path, value: Any) -> None:
+    write_durably(path, (json.dumps(value).encode(),), by_way_of=path.parent)
+
+
+def _load_segments(path: Path) -> list[Segment]:
+    def code(value: dict[str, str] | None) -> Code | None:
+        return None if value is None else Code(**value)
+
+    try:
+        rows = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StageError(f"the last stage's output {path} cannot be read: {error}") from error
+    return [
+        Segment(
+            **row
+            | {
+                "category": code(row["category"]),
+                "type": code(row["type"]),
+                "modifier": code(row["modifier"]),
+                "rgb": tuple(row["rgb"]),
+            }
+        )
+        for row in rows
+    ]
+
+
+def _facts_of(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {
+            "size": path.stat().st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }

@@ -1,0 +1,57 @@
+"""A worker process: started warm by the engine, runs one stage at a time, ends with its parent.
+
+Stage requests enter by the engine's pool, reports or exceptions of ``osteon.errors`` leave. The
+stages, and with them torch, are imported here and not when the dispatcher imports this module.
+"""
+
+import importlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from pathlib import Path
+
+from osteon.errors import OsteonError, StageError
+from osteon.pipeline.request import StageReport, StageRequest
+
+_STAGES = "osteon.pipeline.stages"
+
+
+def begin(slot: int, model: str, models_dir: Path | None) -> None:
+    """Prepare a fresh worker process: load stages and model, and watch the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the dispatcher's to handle.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
+    importlib.import_module(_STAGES).warm(slot, model, models_dir)
+
+
+def worker_pid() -> int:
+    """Return the process id of the worker that runs this."""
+    return os.getpid()
+
+
+def run(request: StageRequest) -> StageReport:
+    """Run one stage.
+
+    Raises
+    ------
+    OsteonError
+        The stage failed; the class says whether another attempt may succeed.
+    """
+    try:
+        report: StageReport = importlib.import_module(_STAGES).run_stage(request)
+        return report
+    except OsteonError:
+        raise
+    except MemoryError as error:
+        raise StageError(f"{request.stage} ran out of memory") from error
+    except Exception as error:  # The top of the worker's loop: whatever it is costs one attempt.
+        raise StageError(f"{request.stage} failed: {type(error).__name__}: {error}") from error
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
