@@ -1,10 +1,13 @@
-"""Fixtures of the whole suite."""
+"""Fixtures of the whole suite, and the rule that nothing is skipped where everything is there."""
 
+import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+NOTHING_SKIPS = os.environ.get("CI") == "true"
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +16,15 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"the real CT series are not at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip into a failure in CI, where every tool and all data are installed."""
+    report = yield
+    if NOTHING_SKIPS and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may skip: {report.longreprtext}"
+    return report
