@@ -260,7 +260,7 @@ def _predict_job(table: Table, job: Row) -> dict[str, Any]:
         " ORDER BY delivery.id",
         (job["id"],),
     )
-    results = table.rows("SELECT * FROM result WHERE job_id = ? ORDER BY id DESC", (job["id"],))
+    results = table.rows("SELECT * FROM result WHERE job_id = ? ORDER BY kind DESC", (job["id"],))
     return _summary(job) | {
         "results": [
             {
