@@ -1,0 +1,129 @@
+"""A folder of DICOM files as the series in it; what is no DICOM file is named with its reason.
+
+Paths enter, `Series` and `Skipped` leave; ``run``, ``send`` and ``routes test`` read folders so.
+Nothing is copied: a file is read once for its header.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from osteon.errors import NotFoundError, OsteonError, UnparseableError
+from osteon.pipeline.index import Header, read_header
+from osteon.pipeline.part10 import decode_header
+
+DICOMDIR = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage, PS3.4 Table B.5-1
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One file: its header, and the hash of its data set as a node that received it would have."""
+
+    path: Path
+    header: Header
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """The files of one Series Instance UID, each SOP Instance UID once."""
+
+    series_instance_uid: str
+    instances: tuple[Instance, ...]
+
+    @property
+    def first(self) -> Header:
+        """The header of its first instance."""
+        return self.instances[0].header
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Its files."""
+        return tuple(instance.path for instance in self.instances)
+
+    @property
+    def input_sha256(self) -> str:
+        """Its identity as an input set: a node that received it derives the same result UIDs."""
+        identity = sorted((i.header.sop_instance_uid, i.sha256) for i in self.instances)
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+    def __str__(self) -> str:
+        said = self.first.values.get("SeriesDescription", ["no description"])[0]
+        count = len(self.instances)
+        return f"{self.first.modality or 'no modality'}, {said}, {count} instances"
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that belongs to no series here."""
+
+    path: Path
+    why: str
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return every file below a folder, or the file itself, in the order of their names.
+
+    Raises
+    ------
+    NotFoundError
+        There is none.
+    """
+    if folder.is_file():
+        return [folder]
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not found:
+        raise NotFoundError(f"{folder}: no files there")
+    return found
+
+
+def read_folder(
+    folder: Path, on_file: Callable[[int, int], None] | None = None
+) -> tuple[list[Series], list[Skipped]]:
+    """Read the headers below a folder and sort them into series.
+
+    Parameters
+    ----------
+    on_file : callable, optional
+        Called with (files read, files in all) after each file.
+
+    Raises
+    ------
+    NotFoundError
+        There are no files.
+    """
+    paths = files_of(folder)
+    series: dict[str, dict[str, Instance]] = {}
+    skipped: list[Skipped] = []
+    for done, path in enumerate(paths, 1):
+        try:
+            found = _read(path)
+        except OsteonError as error:
+            skipped.append(Skipped(path, error.message))
+        except OSError as error:
+            skipped.append(Skipped(path, f"cannot be read: {error.strerror}"))
+        else:
+            held = series.setdefault(found.header.series_instance_uid, {})
+            twin = held.setdefault(found.header.sop_instance_uid, found)
+            if twin is not found:
+                skipped.append(Skipped(path, f"the same SOP Instance UID as {twin.path.name}"))
+        if on_file is not None:
+            on_file(done, len(paths))
+    return list(_series(series)), skipped
+
+
+def _series(series: dict[str, dict[str, Instance]]) -> Iterator[Series]:
+    for uid, instances in series.items():
+        ordered = sorted(instances.values(), key=lambda i: (i.header.instance_number or 0, i.path))
+        yield Series(uid, tuple(ordered))
+
+
+def _read(path: Path) -> Instance:
+    raw = memoryview(path.read_bytes())
+    meta, start = decode_header(raw)
+    if meta.sop_class_uid == DICOMDIR:
+        raise UnparseableError("a DICOMDIR, not an instance")
+    header = read_header(raw[start:], meta.transfer_syntax_uid)
+    return Instance(path, header, hashlib.sha256(raw[start:]).hexdigest())

@@ -1,0 +1,109 @@
+"""``osteon jobs``: what the node works on, and what a person can do about it."""
+
+import getpass
+from typing import Any
+
+import click
+
+from osteon.cli.options import config_option, example, job_table, json_option, settings_in_force
+from osteon.cli.output import local_time, printable, write_json, write_table
+from osteon.pipeline.job import Status
+from osteon.pipeline.table import jobs, views
+
+COLUMNS = ("id", "status", "progress", "instances", "route", "updated", "series", "reason")
+
+
+@click.group(name="jobs", epilog=example("osteon jobs list"))
+def command() -> None:
+    """List, show, retry and cancel jobs."""
+
+
+@command.command(name="list", epilog=example("osteon jobs list --status failed --json"))
+@config_option
+@json_option
+@click.option("--status", type=click.Choice([s.value for s in Status]), help="Only these.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+def list_jobs(status: str | None, limit: int, as_json: bool) -> None:
+    """List jobs, the newest first; series that are still arriving stand before them."""
+    with job_table(settings_in_force()) as table:
+        found = views.jobs(table, status=Status(status) if status else None, limit=limit)
+    if as_json:
+        write_json(found)
+    else:
+        write_table(COLUMNS, [row_of(job) for job in found])
+
+
+@command.command(epilog=example("osteon jobs show 17"))
+@config_option
+@json_option
+@click.argument("name", metavar="ID")
+def show(name: str, as_json: bool) -> None:
+    """Show a job with its results, segments and deliveries; ID may be a Series Instance UID."""
+    with job_table(settings_in_force()) as table:
+        job = views.predict(table, name)
+    if as_json:
+        write_json(job)
+        return
+    for key in ("id", "status", "stage", "state", "attempt", "reason", "route", "model"):
+        click.echo(f"{key:<10}{printable(job[key])}")
+    click.echo(f"{'series':<10}{job['series_instance_uid']} generation {job['generation']}")
+    click.echo(f"{'instances':<10}{job['instances']}")
+    click.echo(f"{'updated':<10}{local_time(job['updated'])}")
+    for result in job["results"]:
+        click.echo(f"{'result':<10}{result['path']}")
+        for delivery in result["deliveries"]:
+            click.echo(f"{'':<10}{_words(delivery)}")
+    if job["segments"]:
+        click.echo()
+        rows = [(s["label"], f"{s['volume_ml']:.1f}") for s in job["segments"]]
+        write_table(("segment", "ml"), rows)
+
+
+@command.command(epilog=example("osteon jobs retry 17"))
+@config_option
+@click.argument("job_id", metavar="ID", type=click.IntRange(min=1))
+def retry(job_id: int) -> None:
+    """Run a finished job again on the same input; the result keeps its UIDs."""
+    with job_table(settings_in_force()) as table:
+        jobs.rerun(table, jobs.get(table, job_id), _who())
+    click.echo(f"job {job_id} waits to run again")
+
+
+@command.command(epilog=example("osteon jobs cancel 17"))
+@config_option
+@click.argument("job_id", metavar="ID", type=click.IntRange(min=1))
+def cancel(job_id: int) -> None:
+    """Stop a job that is not finished."""
+    with job_table(settings_in_force()) as table:
+        jobs.cancel(table, jobs.get(table, job_id), _who())
+    click.echo(f"job {job_id} is cancelled")
+
+
+def row_of(job: dict[str, Any]) -> tuple[object, ...]:
+    """Return a job as a row under `COLUMNS`."""
+    receiving = job["status"] == Status.RECEIVING
+    return (
+        "" if receiving else job["id"],
+        job["status"],
+        f"{job['progress']:.0%}",
+        job["instances"],
+        job["route"],
+        local_time(job["updated"]),
+        job["series_instance_uid"],
+        job["reason"],
+    )
+
+
+def _words(delivery: dict[str, Any]) -> str:
+    words = f"to {delivery['destination']}: {delivery['state']}, {delivery['attempts']} attempts"
+    if delivery["next_attempt"]:
+        words += f", next at {local_time(delivery['next_attempt'])}"
+    return printable(f"{words}: {delivery['reason']}" if delivery["reason"] else words)
+
+
+def _who() -> str:
+    """Name the person in the job's record."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in a container
+        return "command line"

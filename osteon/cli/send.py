@@ -1,0 +1,121 @@
+"""``osteon send``: the files of a folder to a peer, by C-STORE."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from osteon.cli.folder import DICOMDIR, Skipped, files_of
+from osteon.cli.options import config_option, example, json_option, settings_in_force
+from osteon.cli.output import Bar, printable, progress, write_json
+from osteon.cli.peers import peer_named
+from osteon.errors import DeliveryError, DeliveryRefusedError, UnparseableError
+from osteon.pipeline.part10 import decode_header
+from osteon.results.scu import Destination, StoreOutcome, store
+
+REFUSALS_MAX = 3  # In a row, after which the peer does not want these files at all.
+_HEAD_BYTES = 65_536 + 132
+
+
+@dataclass
+class Sent:
+    """What became of the files.
+
+    Attributes
+    ----------
+    statuses : Counter of int
+        C-STORE status of a delivery → files.
+    failed : list of tuple of Path and str
+        File and reason.
+    """
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+
+
+@click.command(
+    name="send",
+    epilog=example("osteon send ct/ --to pacs", "osteon send ct/ --to 127.0.0.1:11112:OSTEON"),
+)
+@config_option
+@json_option
+@click.argument("folder", type=click.Path(exists=True, path_type=Path))
+@click.option("--to", "name", required=True, help="Destination, or HOST:PORT:AE_TITLE.")
+def command(folder: Path, name: str, as_json: bool) -> None:
+    """Send every DICOM file of a folder; exit code 10 if one was not taken."""
+    peer = peer_named(settings_in_force(), name)
+    paths, skipped = sendable(files_of(folder))
+    with progress(f"to {peer}", len(paths)) as bar:
+        sent = send_all(peer, paths, bar)
+    if as_json:
+        write_json(
+            {
+                "destination": str(peer),
+                "sent": sent.statuses.total(),
+                "statuses": {f"0x{status:04X}": n for status, n in sent.statuses.items()},
+                "failed": [{"path": str(p), "reason": why} for p, why in sent.failed],
+                "skipped": [{"path": str(s.path), "reason": s.why} for s in skipped],
+            }
+        )
+    else:
+        for status, count in sent.statuses.items():
+            click.echo(f"{count} files: 0x{status:04X}")
+        for path, why in sent.failed:
+            click.echo(f"failed {path}: {printable(why)}")
+        for skip in skipped:
+            click.echo(f"skipped {skip.path}: {skip.why}")
+    if sent.failed:
+        raise DeliveryError(f"{len(sent.failed)} of {len(paths)} files were not taken by {peer}")
+
+
+def sendable(paths: Sequence[Path]) -> tuple[list[Path], list[Skipped]]:
+    """Return the Part 10 files among some, and why the others are none."""
+    good: list[Path] = []
+    skipped: list[Skipped] = []
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                meta, _ = decode_header(file.read(_HEAD_BYTES))
+        except UnparseableError as error:
+            skipped.append(Skipped(path, error.message))
+        except OSError as error:
+            skipped.append(Skipped(path, f"cannot be read: {error.strerror}"))
+        else:
+            if meta.sop_class_uid == DICOMDIR:
+                skipped.append(Skipped(path, "a DICOMDIR, not an instance"))
+            elif not (meta.sop_class_uid and meta.sop_instance_uid):
+                skipped.append(Skipped(path, "its File Meta Information names no instance"))
+            else:
+                good.append(path)
+    return good, skipped
+
+
+def send_all(peer: Destination, paths: Sequence[Path], bar: Bar) -> Sent:
+    """Send files; one that is refused for good is passed over, a lost peer ends it."""
+    sent = Sent()
+    refused = at = 0
+
+    def note(outcome: StoreOutcome) -> None:
+        nonlocal refused, at
+        at, refused = at + 1, 0
+        sent.statuses[outcome.status] += 1
+        bar.show(at)
+
+    while at < len(paths):
+        try:
+            store(peer, paths[at:], note)
+        except DeliveryRefusedError as error:
+            sent.failed.append((paths[at], error.message))
+            at, refused = at + 1, refused + 1
+            if refused == REFUSALS_MAX:
+                sent.failed += [
+                    (path, "not tried: refused like those before") for path in paths[at:]
+                ]
+                break
+        except DeliveryError as error:
+            sent.failed.append((paths[at], error.message))
+            sent.failed += [(path, "not tried") for path in paths[at + 1 :]]
+            break
+    return sent

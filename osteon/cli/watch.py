@@ -1,0 +1,46 @@
+"""``osteon watch``: the jobs of the node as they move, until Ctrl-C."""
+
+import time
+from contextlib import suppress
+
+import click
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from osteon.cli.jobs import COLUMNS, row_of
+from osteon.cli.options import config_option, example, job_table, settings_in_force
+from osteon.cli.output import rich_table, write_table
+from osteon.pipeline.table import views
+from osteon.pipeline.table.connection import Table
+
+REFRESH_S = 1.0
+
+
+@click.command(name="watch", epilog=example("osteon watch", "osteon watch --once"))
+@config_option
+@click.option("--once", is_flag=True, help="Print the table once and end; for scripts.")
+@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
+def command(once: bool, limit: int) -> None:
+    """Show the newest jobs, refreshed every second, until Ctrl-C."""
+    with job_table(settings_in_force()) as table:
+        if once:
+            rows = [row_of(job) for job in views.jobs(table, limit=limit)]
+            click.echo(_counts(table))
+            write_table(COLUMNS, rows)
+            return
+        # Ctrl-C is how a person ends this; it is no failure.
+        with suppress(KeyboardInterrupt), Live(console=Console(), screen=False) as live:
+            while True:
+                live.update(_picture(table, limit))
+                time.sleep(REFRESH_S)
+
+
+def _picture(table: Table, limit: int) -> Group:
+    rows = [row_of(job) for job in views.jobs(table, limit=limit)]
+    return Group(Text(_counts(table), style="bold"), rich_table(COLUMNS, rows))
+
+
+def _counts(table: Table) -> str:
+    counts = views.counts(table)["jobs"]
+    return "  ".join(f"{status} {count}" for status, count in counts.items())
