@@ -9,12 +9,14 @@ whether a volume can do without it.
 import math
 import struct
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import pydicom
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -248,5 +250,10 @@ def _integer(ds: Dataset, keyword: str, *, signed: bool = False) -> int | None:
 
 def _raw(ds: Dataset, keyword: str) -> Any:
     """Return an element's bytes as they stand in the file; pydicom's value where it has one."""
-    element = ds.get_item(keyword)
+    element = ds.get_item(_tag(keyword))
     return None if element is None else element.value
+
+
+@cache
+def _tag(keyword: str) -> BaseTag:
+    return Tag(keyword)

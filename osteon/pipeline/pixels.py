@@ -76,15 +76,11 @@ HU_MIN, HU_MAX = np.iinfo(np.int16).min, np.iinfo(np.int16).max
 
 # What pydicom and its decoders raise on damaged data sets and streams.
 DAMAGED = (
-    InvalidDicomError,
+    ArithmeticError,
     AttributeError,
     EOFError,
-    IndexError,
-    KeyError,
-    MemoryError,
-    NotImplementedError,
-    OverflowError,
-    RecursionError,
+    InvalidDicomError,
+    LookupError,
     RuntimeError,
     TypeError,
     ValueError,
