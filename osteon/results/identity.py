@@ -238,4 +238,7 @@ def _writable(text: str, character_set: tuple[str, ...]) -> bool:
     if not set(character_set) - _ASCII:
         return False
     encodings = convert_encodings(list(character_set))
-    return decode_bytes(encode_string(text, encodings), encodings, _DELIMITERS) == text
+    return all(
+        decode_bytes(encode_string(part, encodings), encodings, _DELIMITERS) == part
+        for part in re.split(r"[\\^=]", text)
+    )

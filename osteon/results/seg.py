@@ -1,69 +1,32 @@
 """The bones as a DICOM Segmentation: labels and their source frames in, a data set out.
 
 Called by the encode stage, which writes the data set with ``write_part10`` and sends it through
-the gate. The only home of highdicom. The same arguments always give the same bytes: UIDs are
+the gate. The same arguments always give the same bytes: UIDs are
 derived and the only time in the data set is ``content_at``.
 """
 
 import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import highdicom as hd
-import numpy as np
-from numpy.typing import NDArray
 from pydicom.config import disable_value_validation
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code as CodedEntry
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from pydicom.valuerep import DA, DT, TM
 
 from osteon.errors import EncodingError, StageError
 from osteon.results.bits import LabelMap, find_frames, pack
+from osteon.results.description import Algorithm, Naming, describe
 from osteon.results.identity import Identity, read_identity
-from osteon.results.segment import Code, Segment
+from osteon.results.segment import Segment
 from osteon.results.source import FrameHeader, SourceFrame, check_grid, read_frame_headers
 from osteon.results.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derive_uid
 
-MANUFACTURER = "Osteon"
+__all__ = ["Algorithm", "encode_segmentation", "write_part10"]
+
 _SEGMENT = "SegmentIdentificationSequence"
-_GIVEN_TO_HIGHDICOM = (  # highdicom asks for these; _identify puts in their cleaned values
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-)
-ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
-
-
-@dataclass(frozen=True)
-class Algorithm:
-    """Which algorithm made the segments (PS3.3 10.16).
-
-    Attributes
-    ----------
-    name, version : str
-        At most 64 characters each.
-    digest : str
-        SHA-256 of the weights or parameters, in hexadecimal.
-    family : Code
-        A code of CID 7162 "Surface Processing Algorithm Family".
-    """
-
-    name: str
-    version: str
-    digest: str
-    family: Code = ARTIFICIAL_INTELLIGENCE
 
 
 def encode_segmentation(
@@ -122,24 +85,13 @@ def encode_segmentation(
     found = find_frames(labels_zyx, len(segments))
     identity = read_identity(frames[0].path, [segment.label for segment in segments])
     at = _in_zone_of(identity, content_at)
-    planes = _plane_headers(headers, identity, len(segments))
+    naming = Naming(
+        sop_instance_uid, series_instance_uid, series_number, series_description, content_label, at
+    )
     # The values below are valid by construction and the identity has been cleaned; pydicom's own
     # check of every value would be the greater part of the time.
     with disable_value_validation():
-        dataset = _describe(
-            planes,
-            found,
-            segments,
-            algorithm,
-            series_instance_uid=series_instance_uid,
-            series_number=series_number,
-            series_description=series_description,
-            sop_instance_uid=sop_instance_uid,
-            content_date=at.date(),
-            content_time=at.time(),
-            content_label=content_label,
-            contributing_equipment=[_this_equipment(algorithm, at)],
-        )
+        dataset = describe(headers, identity.equipment, found, segments, algorithm, naming)
         _make_reproducible(dataset, at)
         _identify(dataset, identity, headers)
         order = _refer(dataset, headers)
@@ -200,141 +152,6 @@ def _in_zone_of(identity: Identity, content_at: datetime) -> datetime:
     if not offset or content_at.tzinfo is None:
         return content_at
     return content_at.astimezone(datetime.strptime(str(offset), "%z").tzinfo)
-
-
-def _plane_headers(
-    headers: Sequence[FrameHeader], identity: Identity, segment_count: int
-) -> list[Dataset]:
-    """Describe the source to highdicom: one clean single-frame instance per slice.
-
-    Each is named by its slice index, which ``_refer`` later replaces by the true reference, and
-    is a matrix of 1 x n voxels: see ``_describe``.
-    """
-    gap_mm = _slice_gap_mm(headers)
-    planes = []
-    for index, header in enumerate(headers):
-        plane = Dataset()
-        plane.SOPClassUID = CTImageStorage
-        plane.SOPInstanceUID = str(index)
-        plane.StudyInstanceUID = header.study_instance_uid
-        plane.SeriesInstanceUID = header.series_instance_uid
-        plane.FrameOfReferenceUID = header.frame_of_reference_uid
-        plane.Modality = "CT"
-        plane.Rows, plane.Columns = 1, segment_count
-        plane.ImagePositionPatient = list(header.position_mm)
-        plane.ImageOrientationPatient = list(headers[0].orientation)
-        plane.PixelSpacing = list(headers[0].spacing_mm)
-        plane.SliceThickness = headers[0].thickness_mm or gap_mm
-        plane.SpacingBetweenSlices = gap_mm
-        planes.append(plane)
-    for keyword in _GIVEN_TO_HIGHDICOM:
-        setattr(planes[0], keyword, None)
-    planes[0].update(identity.equipment)
-    return planes
-
-
-def _slice_gap_mm(headers: Sequence[FrameHeader]) -> float | None:
-    """Distance between slices along their normal, where it is the same throughout."""
-    normal = np.cross(headers[0].orientation[:3], headers[0].orientation[3:])
-    gaps = np.abs(np.diff([np.dot(header.position_mm, normal) for header in headers]))
-    if gaps.size == 0 or np.ptp(gaps) > 0.01:
-        return None
-    return float(np.median(gaps))
-
-
-def _describe(
-    planes: list[Dataset],
-    found: NDArray[np.bool_],
-    segments: Sequence[Segment],
-    algorithm: Algorithm,
-    **attributes: Any,
-) -> Dataset:
-    """Let highdicom describe the Segmentation, frame by frame.
-
-    highdicom compares every slice with every segment number, which for a hundred bones takes
-    longer than all else. It is given a stand-in of one row, in which voxel n of a slice says
-    whether segment n is there; the caller puts the true matrix and Pixel Data in its place.
-    """
-    numbers = np.arange(1, len(segments) + 1, dtype=np.uint16)
-    try:
-        segmentation = hd.seg.Segmentation(
-            source_images=planes,
-            pixel_array=(found * numbers)[:, np.newaxis, :],
-            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=_segment_descriptions(segments, algorithm, attributes),
-            instance_number=1,
-            manufacturer=MANUFACTURER,
-            manufacturer_model_name=algorithm.name,
-            software_versions=(version("osteon"), algorithm.version),
-            device_serial_number=algorithm.digest,
-            content_creator_name=f"{MANUFACTURER}^",
-            content_description=attributes["series_description"],
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            omit_empty_frames=True,
-            specific_character_set=None,
-            **attributes,
-        )
-    except (ValueError, TypeError, AttributeError, LookupError) as error:
-        raise EncodingError(f"the Segmentation cannot be described: {error}") from error
-    dataset = Dataset(segmentation)
-    dataset.preamble = segmentation.preamble
-    dataset.file_meta = FileMetaDataset(segmentation.file_meta)
-    return dataset
-
-
-def _segment_descriptions(
-    segments: Sequence[Segment], algorithm: Algorithm, attributes: dict[str, Any]
-) -> list[Dataset]:
-    """Describe each segment (PS3.3 C.8.20.4), traceable by a UID of its own."""
-    identification = hd.AlgorithmIdentificationSequence(
-        name=algorithm.name,
-        family=_coded(algorithm.family),
-        version=algorithm.version,
-        source=MANUFACTURER,
-        parameters={"sha256": algorithm.digest},
-    )
-    descriptions = []
-    for segment in segments:
-        description = hd.seg.SegmentDescription(
-            segment_number=segment.number,
-            segment_label=segment.label[:64],
-            segmented_property_category=_coded(segment.category),
-            segmented_property_type=_coded(segment.type),
-            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            algorithm_identification=identification,
-            tracking_id=segment.label[:64],
-            tracking_uid=derive_uid(
-                "tracking", attributes["sop_instance_uid"], str(segment.number)
-            ),
-            display_color=hd.color.CIELabColor.from_rgb(*segment.rgb),
-        )
-        description.SegmentDescription = f"{segment.volume_ml:.1f} ml"
-        if segment.modifier is not None:
-            description.SegmentedPropertyTypeCodeSequence[
-                0
-            ].SegmentedPropertyTypeModifierCodeSequence = [
-                hd.sr.CodedConcept.from_code(_coded(segment.modifier))
-            ]
-        descriptions.append(description)
-    return descriptions
-
-
-def _coded(code: Code) -> CodedEntry:
-    """Return the code as pydicom and highdicom know it."""
-    return CodedEntry(code.value, code.scheme, code.meaning)
-
-
-def _this_equipment(algorithm: Algorithm, at: datetime) -> Dataset:
-    """Name Osteon among the equipment that contributed (PS3.3 C.12.1.1.5)."""
-    equipment: Dataset = hd.ContributingEquipment(
-        manufacturer=MANUFACTURER,
-        purpose_of_reference=codes.DCM.ProcessingEquipment,
-        manufacturer_model_name=algorithm.name,
-        software_versions=(version("osteon"), algorithm.version),
-        contribution_datetime=at.replace(tzinfo=None),
-        contribution_description="Segmentation of bone",
-    )
-    return equipment
 
 
 def _make_reproducible(dataset: Dataset, at: datetime) -> None:
