@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,6 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+from osteon.errors import ConfigError
 
 
 def printable(value: object) -> str:
@@ -78,13 +81,23 @@ class Bar:
         self._shown.update(self._task, completed=done, total=total, description=what)
 
 
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Map what a disk refuses while the block writes a command's output.
+
+    Raises
+    ------
+    ConfigError
+        The path cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}: choose another") from error
+
+
 def local_time(iso: str | None) -> str:
     """Write a time of the job table for people: local, to the second; empty for none."""
     if iso is None:
         return ""
     return datetime.fromisoformat(iso).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def in_megabytes(size_bytes: int) -> str:
-    """Write a size in MB (10^6 bytes)."""
-    return f"{size_bytes / 1e6:.1f} MB"

@@ -32,7 +32,7 @@ Role = Callable[[Settings, threading.Event], None]
 )
 @config_option
 @click.option("--role", type=click.Choice(ROLES), help="Run this role alone, in this process.")
-@click.option("--supervised", is_flag=True, hidden=True, help="Stop when standard input ends.")
+@click.option("--supervised", is_flag=True, hidden=True, help="Stop at the end of stdin.")
 def command(role: str | None, supervised: bool) -> None:
     """Run the node: receive, work and http, until SIGTERM or Ctrl-C."""
     settings = settings_in_force()
@@ -48,6 +48,8 @@ def command(role: str | None, supervised: bool) -> None:
         dicom=f"{settings.scp.ae_title}@{settings.scp.host}:{settings.scp.port}",
         http=f"http://{settings.http.host}:{settings.http.port}/",
     )
+    if supervised:
+        _follow_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
     config = None if found is None else str(found)
     Supervisor({role: command_of(role, config) for role in ROLES}).run()
 
@@ -62,17 +64,21 @@ def _run_role(role: str, settings: Settings, *, supervised: bool) -> None:
     signal.signal(signal.SIGTERM, note)
     signal.signal(signal.SIGINT, note)
     if supervised:
-        threading.Thread(target=_follow_supervisor, args=(stop,), daemon=True).start()
+        _follow_parent(stop.set)
     _load(role)(settings, stop)
 
 
-def _follow_supervisor(stop: threading.Event) -> None:
-    """Stop when the supervisor's end of standard input is closed, and end by force if need be."""
-    while os.read(_STDIN, 1):
-        pass
-    stop.set()
-    time.sleep(STOP_S)  # Nobody else is left who would end a role that does not stop.
-    os._exit(1)
+def _follow_parent(stop: Callable[[], object]) -> None:
+    """Stop when the parent's end of standard input is closed, and end by force if need be."""
+
+    def follow() -> None:
+        while os.read(_STDIN, 1):
+            pass
+        stop()
+        time.sleep(STOP_S + 5)  # Nobody else is left who would end a role that does not stop.
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _load(role: str) -> Role:
