@@ -67,7 +67,7 @@ def encode_segmentation(
     -------
     Dataset
         A complete instance with file meta information, Explicit VR Little Endian. Empty frames
-        are left out; the others stand by segment, then by position.
+        are left out; the others stand by segment, then by position against the slice normal.
 
     Raises
     ------

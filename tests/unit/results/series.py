@@ -126,7 +126,7 @@ def segments(count: int = 3, label: str = "Bone") -> list[Segment]:
             Code("123037004", "SCT", "Anatomical Structure"),
             Code("272673000", "SCT", "Bone"),
             left if number == 2 else None,
-            (200, 40 * number, 90),
+            (200, 40 * number % 256, 90),
             1.5 * number,
         )
         for number in range(1, count + 1)
