@@ -1,0 +1,244 @@
+"""The association acceptor: who is let in, what is answered, and how each association ended.
+
+Connections with an A-ASSOCIATE-RQ enter from the listener; instances leave through the intake, and
+one row and one log line for each association. Each runs in threads of its own, so whatever one
+peer does, the others do not notice.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from pydicom.dataset import Dataset
+from pynetdicom import evt
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import (
+    A_ABORT,
+    A_P_ABORT,
+    SOPClassCommonExtendedNegotiation,
+)
+from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.sop_class import uid_to_service_class
+
+from osteon.config.settings import Settings
+from osteon.errors import OsteonError
+from osteon.pipeline.intake import Intake
+from osteon.pipeline.table.reception import Origin
+from osteon.scp.access import Rejection, check_titles, congested, malformed, too_many
+from osteon.scp.association import build_association
+from osteon.scp.contexts import STORAGE_SERVICE_CLASS, is_storage, supported_contexts
+from osteon.scp.listener import AssociationRequest
+from osteon.scp.store import OUT_OF_RESOURCES, status_of, store_instance
+from osteon.scp.transport import close_socket
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class _Visit:
+    """One connection that asked for an association, and what came over it."""
+
+    sock: socket.socket
+    address: str
+    opened: float = field(default_factory=time.monotonic)
+    accepted: bool = False
+    origin: Origin | None = None
+    outcome: str = ""
+    stored: int = 0
+    duplicates: int = 0
+    refused: int = 0
+
+
+class Acceptor:
+    """Serve associations until it is told to stop.
+
+    Parameters
+    ----------
+    settings : Settings
+        Who may call, and all limits.
+    intake : Intake
+        Makes instances durable and keeps the association log.
+    ae : ApplicationEntity
+        What this node says of itself, and its time-outs.
+    """
+
+    def __init__(self, settings: Settings, intake: Intake, ae: ApplicationEntity) -> None:
+        self._settings = settings
+        self._intake = intake
+        self._ae = ae
+        self._stopping = False
+        self._visits: dict[Association, _Visit] = {}
+        self._changed = threading.Condition()
+        self._handlers = (
+            (evt.EVT_REQUESTED, self._on_requested),
+            (evt.EVT_SOP_COMMON, self._on_common_extended),
+            (evt.EVT_ACSE_RECV, self._on_received),
+            (evt.EVT_ACSE_SENT, self._on_sent),
+            (evt.EVT_C_STORE, self._on_store),
+        )
+
+    def serve(self, request: AssociationRequest, sock: socket.socket, first_pdu: bytes) -> None:
+        """Serve one association, from its A-ASSOCIATE-RQ to its end."""
+        assoc = build_association(
+            self._ae,
+            sock,
+            first_pdu,
+            local=request.local,
+            remote=request.remote,
+            instance_bytes_max=self._settings.scp.instance_bytes_max,
+            handlers=self._handlers,
+        )
+        visit = _Visit(sock, request.remote.address)
+        with self._changed:
+            self._visits[assoc] = visit
+        try:
+            assoc.start()
+            assoc.join()  # The idle time-out and `abort_all` end it.
+            assoc.dul.join(self._settings.scp.acse_timeout_s)  # It may still send a rejection.
+        finally:
+            self._leave(assoc, visit)
+
+    def refuse_new(self) -> None:
+        """Turn every further association away for now."""
+        self._stopping = True
+
+    def wait_until_empty(self, timeout_s: float) -> bool:
+        """Wait until no association is open, and return whether that is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._visits, timeout_s)
+
+    def abort_all(self) -> None:
+        """Send an A-ABORT to every peer."""
+        for assoc in self._open():
+            assoc.abort(block=False)
+
+    def cut_all(self) -> None:
+        """Close the connection of every peer."""
+        for visit in self._open().values():
+            close_socket(visit.sock)
+
+    def _open(self) -> dict[Association, _Visit]:
+        with self._changed:
+            return dict(self._visits)
+
+    def _on_requested(self, event: Any) -> None:
+        assoc, visit = event.assoc, self._visits[event.assoc]
+        calling = assoc.requestor.primitive.calling_ae_title.strip()
+        called = assoc.requestor.primitive.called_ae_title.strip()
+        if all(cx.transfer_syntax for cx in _proposed(event)):
+            rejection = self._admit(visit, calling, called)
+        else:
+            rejection = malformed("a proposed presentation context has no transfer syntax")
+        if rejection is None:
+            # Until this line no context is supported, so a fault above lets nobody in.
+            assoc.acceptor.supported_contexts = supported_contexts(
+                (cx.abstract_syntax, cx.transfer_syntax) for cx in _proposed(event)
+            )
+            return
+        assoc.acse.send_reject(*rejection.triple)
+        log.info(
+            "association rejected",
+            calling_ae_title=calling,
+            called_ae_title=called,
+            address=visit.address,
+            answer=rejection.triple,
+            why=rejection.why,
+        )
+
+    def _admit(self, visit: _Visit, calling: str, called: str) -> Rejection | None:
+        rejection = check_titles(self._settings, calling, called, visit.address)
+        if rejection is not None:
+            return rejection
+        associations_max = self._settings.scp.associations_max
+        with self._changed:
+            if sum(other.accepted for other in self._visits.values()) >= associations_max:
+                return too_many(associations_max)
+            visit.accepted = True
+        try:
+            refusal = "the node stops" if self._stopping else self._intake.refusal()
+            if refusal is None:
+                visit.origin = self._intake.open_association(calling, called, visit.address)
+                return None
+        except (OsteonError, OSError) as error:
+            refusal = str(error)
+        visit.accepted = False
+        return congested(refusal)
+
+    def _on_common_extended(self, event: Any) -> dict[str, SOPClassCommonExtendedNegotiation]:
+        """Tell pynetdicom of private, retired and new SOP classes that they are storage.
+
+        As if the peer had said so itself (PS3.7 D.3.3.6); nothing of it is sent.
+        """
+        items = {}
+        for uid in {cx.abstract_syntax for cx in _proposed(event)}:
+            if is_storage(uid) and uid_to_service_class(uid) is not StorageServiceClass:
+                item = SOPClassCommonExtendedNegotiation()
+                item.sop_class_uid, item.service_class_uid = uid, STORAGE_SERVICE_CLASS
+                items[uid] = item
+        return items
+
+    def _on_received(self, event: Any) -> None:
+        if isinstance(event.primitive, A_ABORT):
+            self._note(event.assoc, "aborted by the peer")
+        elif isinstance(event.primitive, A_P_ABORT):
+            broken = event.primitive.provider_reason != 0
+            self._note(event.assoc, "aborted: invalid PDU" if broken else "connection lost")
+
+    def _on_sent(self, event: Any) -> None:
+        if isinstance(event.primitive, A_ABORT):
+            idle_s = self._settings.scp.idle_timeout_s
+            why = f"silent for {idle_s:g} s" if event.assoc.dul.idle_timer_expired() else "request"
+            self._note(event.assoc, f"aborted: {'the node stops' if self._stopping else why}")
+
+    def _note(self, assoc: Association, outcome: str) -> None:
+        visit = self._visits[assoc]
+        visit.outcome = visit.outcome or outcome
+
+    def _on_store(self, event: Any) -> Dataset:
+        visit = self._visits[event.assoc]
+        if visit.origin is None:
+            return status_of(OUT_OF_RESOURCES, "the association is not on record")
+        bytes_max = self._settings.scp.instance_bytes_max
+        answer, stored = store_instance(event, visit.origin, self._intake, bytes_max)
+        visit.refused += stored is None
+        visit.stored += stored is not None
+        visit.duplicates += stored is not None and stored.duplicate
+        return answer
+
+    def _leave(self, assoc: Association, visit: _Visit) -> None:
+        try:
+            if visit.origin is not None:
+                self._record(
+                    visit, "released" if assoc.is_released else visit.outcome, visit.origin
+                )
+        finally:
+            with self._changed:
+                del self._visits[assoc]
+                self._changed.notify_all()
+
+    def _record(self, visit: _Visit, outcome: str, origin: Origin) -> None:
+        outcome = outcome or "connection lost"
+        log.info(
+            "association ended",
+            calling_ae_title=origin.calling_ae_title,
+            called_ae_title=origin.called_ae_title,
+            address=visit.address,
+            outcome=outcome,
+            stored=visit.stored,
+            duplicates=visit.duplicates,
+            refused=visit.refused,
+            seconds=round(time.monotonic() - visit.opened, 3),
+        )
+        try:
+            self._intake.close_association(origin, outcome)
+        except OsteonError as error:
+            log.warning("association not closed in the table", why=str(error))
+
+
+def _proposed(event: Any) -> Iterable[Any]:
+    return event.assoc.requestor.primitive.presentation_context_definition_list or ()

@@ -1,0 +1,62 @@
+"""The receive role as a process."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from osteon.errors import OsteonError
+from osteon.scp import role
+from tests.dicom_peer import RawPeer, ct_slice, loopback_settings
+from tests.tools import wait_until
+
+
+def test_it_loads_neither_torch_nor_what_decodes_pixels() -> None:
+    heavy = ("torch", "SimpleITK", "highdicom", "cc3d", "fill_voids", "fastapi")
+    code = f"import sys, osteon.scp.role; print([m for m in {heavy!r} if m in sys.modules])"
+
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert found.stdout.strip() == "[]"
+
+
+def test_it_receives_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    settings = loopback_settings(tmp_path)
+    stop = threading.Event()
+    running = threading.Thread(target=role.run_receive, args=(settings, stop))
+    running.start()
+    try:
+        with wait_until(lambda: _try(settings.scp.port)) as peer:
+            assert peer.send_ct(ct_slice()) == (0x0000, "")
+            peer.release()
+    finally:
+        stop.set()
+        running.join(10)
+
+    assert not running.is_alive()
+    assert len(list((tmp_path / "spool").rglob("*.dcm"))) == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_listener_ends_the_role(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loopback_settings(tmp_path)
+    monkeypatch.setattr(role, "WATCH_S", 0.01)
+    monkeypatch.setattr("osteon.scp.listener.Listener.service_actions", _die)
+
+    with pytest.raises(OsteonError, match="listener has died"):
+        role.run_receive(settings, threading.Event())
+
+
+def _die(_: object) -> None:
+    raise RuntimeError("as a bug would")
+
+
+def _try(port: int) -> RawPeer | None:
+    try:
+        return RawPeer(port)
+    except ConnectionRefusedError:
+        return None
