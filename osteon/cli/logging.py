@@ -6,6 +6,7 @@ standard library's loggers (pynetdicom, uvicorn) leave in one format through one
 
 import logging
 import sys
+from types import TracebackType
 from typing import TextIO
 
 import structlog
@@ -14,7 +15,7 @@ from structlog.typing import Processor
 from osteon.config.settings import LogSettings
 
 # They say everything twice, or at length; what matters of it is logged by the rooms themselves.
-_QUIET = ("pynetdicom", "pydicom", "uvicorn.access", "asyncio", "multipart")
+_QUIET = ("pynetdicom", "pydicom", "uvicorn", "asyncio", "multipart")
 
 
 def configure_logging(settings: LogSettings, role: str, stream: TextIO = sys.stderr) -> None:
@@ -63,5 +64,13 @@ def configure_logging(settings: LogSettings, role: str, stream: TextIO = sys.std
     root.setLevel(settings.level.upper())
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    sys.excepthook = _log_crash
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(role=role)
+
+
+def _log_crash(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Write what ends this process as one event, so that no log reader meets a bare traceback."""
+    structlog.get_logger(__name__).critical("process ends", exc_info=(kind, error, trace))

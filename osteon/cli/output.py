@@ -20,6 +20,8 @@ from rich.text import Text
 
 from osteon.errors import ConfigError
 
+SKIPPED_NAMED_MAX = 10
+
 
 def printable(value: object) -> str:
     """Return a value as text that cannot steer a terminal: peers choose AE titles and names."""
@@ -79,6 +81,14 @@ class Bar:
     def show(self, done: int, total: int | None = None, what: str | None = None) -> None:
         """Show how many are done, of how many, and what is going on."""
         self._shown.update(self._task, completed=done, total=total, description=what)
+
+
+def write_skipped(skipped: Sequence[tuple[Path, str]]) -> None:
+    """Print files that were passed over with their reasons, the first ten of many."""
+    for path, why in skipped[:SKIPPED_NAMED_MAX]:
+        click.echo(printable(f"skipped {path}: {why}"))
+    if len(skipped) > SKIPPED_NAMED_MAX:
+        click.echo(f"skipped {len(skipped) - SKIPPED_NAMED_MAX} more files: see --json")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import click
 
 from osteon.cli.folder import Series, read_folder
 from osteon.cli.options import config_option, example, json_option, settings_in_force
-from osteon.cli.output import printable, progress, write_json, write_table
+from osteon.cli.output import printable, progress, write_json, write_skipped, write_table
 from osteon.config.settings import Condition, Settings
 from osteon.pipeline.routes import Candidate, choose, decide
 
@@ -59,8 +59,7 @@ def test(folder: Path, called: str | None, as_json: bool) -> None:
         for said in answer["routes"]:
             taken = "takes it" if said["taken"] else "leaves it"
             click.echo(printable(f"  {said['route']} {taken}: {said['why']}"))
-    for one in skipped:
-        click.echo(f"skipped {one.path}: {printable(one.why)}")
+    write_skipped([(one.path, one.why) for one in skipped])
 
 
 def _ask(settings: Settings, found: list[Series], called: str) -> list[dict[str, Any]]:

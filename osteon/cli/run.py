@@ -12,7 +12,14 @@ import click
 
 from osteon.cli.folder import Series, read_folder
 from osteon.cli.options import config_option, example, json_option, settings_in_force
-from osteon.cli.output import printable, progress, write_json, write_table, writing_to
+from osteon.cli.output import (
+    printable,
+    progress,
+    write_json,
+    write_skipped,
+    write_table,
+    writing_to,
+)
 from osteon.errors import OsteonError, VolumeError
 from osteon.pipeline.job import WORKER_STAGES, Stage
 from osteon.pipeline.request import StageRequest
@@ -157,5 +164,4 @@ def _write(answer: dict[str, Any]) -> None:
         )
         click.echo(f"SEG      {series['seg']}\npreview  {series['preview']}")
         click.echo(f"took     {series['seconds']:.1f} s")
-    for file in answer["skipped_files"]:
-        click.echo(f"skipped {file['path']}: {printable(file['reason'])}")
+    write_skipped([(Path(file["path"]), file["reason"]) for file in answer["skipped_files"]])

@@ -9,7 +9,7 @@ import click
 
 from osteon.cli.folder import DICOMDIR, Skipped, files_of
 from osteon.cli.options import config_option, example, json_option, settings_in_force
-from osteon.cli.output import Bar, printable, progress, write_json
+from osteon.cli.output import Bar, printable, progress, write_json, write_skipped
 from osteon.cli.peers import peer_named
 from osteon.errors import DeliveryError, DeliveryRefusedError, UnparseableError
 from osteon.pipeline.part10 import decode_header
@@ -64,8 +64,7 @@ def command(folder: Path, name: str, as_json: bool) -> None:
             click.echo(f"{count} files: 0x{status:04X}")
         for path, why in sent.failed:
             click.echo(f"failed {path}: {printable(why)}")
-        for skip in skipped:
-            click.echo(f"skipped {skip.path}: {skip.why}")
+        write_skipped([(skip.path, skip.why) for skip in skipped])
     if sent.failed:
         raise DeliveryError(f"{len(sent.failed)} of {len(paths)} files were not taken by {peer}")
 
