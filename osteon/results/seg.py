@@ -176,8 +176,9 @@ def _identify(dataset: Dataset, identity: Identity, headers: Sequence[FrameHeade
     lossy = next((header.lossy for header in headers if header.lossy is not None), None)
     dataset.LossyImageCompression = "00" if lossy is None else "01"
     if lossy is not None:
-        dataset.LossyImageCompressionRatio = list(lossy.ratios) or None
         dataset.LossyImageCompressionMethod = list(lossy.methods)
+        if lossy.ratios:
+            dataset.LossyImageCompressionRatio = list(lossy.ratios)
 
 
 def _refer(dataset: Dataset, headers: Sequence[FrameHeader]) -> list[tuple[int, int]]:

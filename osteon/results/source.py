@@ -99,7 +99,10 @@ _METHODS = {  # transfer syntax → Lossy Image Compression Method, PS3.3 C.7.6.
     "1.2.840.10008.1.2.4.53": "ISO_10918_1",
     "1.2.840.10008.1.2.4.55": "ISO_10918_1",
     "1.2.840.10008.1.2.4.81": "ISO_14495_1",
+    "1.2.840.10008.1.2.4.91": "ISO_15444_1",
+    "1.2.840.10008.1.2.4.93": "ISO_15444_2",
 }
+_PERHAPS_LOSSLESS = {"ISO_15444_1", "ISO_15444_2"}  # only the flag tells what these lost
 
 UNREADABLE = (ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error)
 """What pydicom raises when it converts a value that breaks the rules of its VR."""
@@ -260,11 +263,12 @@ def _numbers(groups: Dataset, keyword: str, count: int) -> tuple[float, ...]:
 def _lossy(instance: Dataset) -> Lossy | None:
     """Say what was lost, by the flag or, where the flag is missing, by the transfer syntax."""
     method = _METHODS.get(str(instance.file_meta.get("TransferSyntaxUID", "")))
-    if instance.get("LossyImageCompression") != "01" and method is None:
+    unflagged = method is None or method in _PERHAPS_LOSSLESS
+    if instance.get("LossyImageCompression") != "01" and unflagged:
         return None
-    ratios = instance.get("LossyImageCompressionRatio")
-    methods = instance.get("LossyImageCompressionMethod")
-    return Lossy(tuple(map(float, many(ratios))), tuple(many(methods)) or ((method or ""),))
+    ratios = many(instance.get("LossyImageCompressionRatio"))
+    methods = many(instance.get("LossyImageCompressionMethod")) or [method or "UNKNOWN"]
+    return Lossy(tuple(map(float, ratios)), tuple(map(str, methods)))
 
 
 def many(value: Any) -> list[Any]:
