@@ -1,0 +1,122 @@
+"""The predict API: how far a series is, what came of it, and running it again.
+
+A job id or Series Instance UID enters, the table's view of it leaves. The models say in OpenAPI
+what ``pipeline/table/views.py`` gives.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
+
+from osteon.errors import StaleTransition
+from osteon.http.node import OfNode, address_of
+from osteon.pipeline.job import Stage, Status
+from osteon.pipeline.table import jobs, views
+
+router = APIRouter(prefix="/api/v1/predict", tags=["Predict"])
+_UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"description": "No such job or series."}}
+_AFTER_RECEIVING = 2**62  # Every job's id is below it: the page that follows receiving series.
+
+
+class JobView(BaseModel):
+    """How far a series is."""
+
+    id: str = Field(description="Job id; the Series Instance UID while it is still receiving.")
+    series_instance_uid: str
+    study_instance_uid: str
+    generation: int = Field(description="Grows when slices arrive after the series was complete.")
+    route: str | None
+    model: str | None
+    status: Status
+    stage: Stage | None = Field(description="Where on the route it is.")
+    state: str = Field(description="What it is doing there.")
+    progress: float = Field(ge=0, le=1)
+    reason: str = Field(description="What it waits for, or why it failed, in words.")
+    instances: int = Field(description="Number of instances held.")
+    attempt: int
+    created: str = Field(description="ISO 8601, UTC.")
+    updated: str
+
+
+class DeliveryView(BaseModel):
+    """The way of one result to one destination."""
+
+    destination: str
+    state: str
+    attempts: int
+    next_attempt: str | None
+    reason: str
+    updated: str
+
+
+class ResultView(BaseModel):
+    """A file that came of a job."""
+
+    kind: str = Field(description="`seg`, or `preview`, which is never sent.")
+    path: str = Field(description="Its bytes are at `/api/v1/files/<path>`.")
+    size: int
+    sha256: str
+    sop_instance_uid: str | None
+    created: str
+    superseded: str | None = Field(description="When a newer generation took its place.")
+    deliveries: list[DeliveryView]
+
+
+class SegmentView(BaseModel):
+    """One segment that was found."""
+
+    label: str
+    volume_ml: float
+
+
+class PredictView(JobView):
+    """How far a series is, and what came of it."""
+
+    results: list[ResultView]
+    segments: list[SegmentView]
+
+
+class JobList(BaseModel):
+    """One page of jobs."""
+
+    jobs: list[JobView]
+    next: int | None = Field(description="Value of `before` for the next page.")
+
+
+@router.get("", response_description="One page.")
+def list_jobs(
+    node: OfNode,
+    status: Annotated[Status | None, Query(description="Only these.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    before: Annotated[int | None, Query(ge=1, le=2**62, description="Only older jobs.")] = None,
+) -> JobList:
+    """List series that are still receiving, then jobs, the newest first."""
+    found = views.jobs(node.table, status=status, limit=limit, before=before)
+    page = [JobView.model_validate(job) for job in found]
+    last = page[-1].id if len(page) == limit else None
+    if last is None:
+        return JobList(jobs=page, next=None)
+    return JobList(jobs=page, next=int(last) if last.isdecimal() else _AFTER_RECEIVING)
+
+
+@router.get("/{name}", response_description="The newest there is.", responses=_UNKNOWN)
+def predict(name: str, node: OfNode) -> PredictView:
+    """Say how far a job is, or the newest generation of a series, and what came of it."""
+    return PredictView.model_validate(views.predict(node.table, name))
+
+
+@router.post(
+    "/{name}",
+    status_code=202,
+    response_description="It waits for its turn again.",
+    responses=_UNKNOWN | {409: {"description": "It has not come to its end yet."}},
+)
+def predict_again(name: str, request: Request, node: OfNode) -> PredictView:
+    """Run the same input again; the result keeps its UIDs and no new generation is made."""
+    known = views.predict(node.table, name)
+    if not known["id"].isdecimal():
+        raise StaleTransition(f"series {name} is still receiving: it runs when it is complete")
+    job = jobs.get(node.table, int(known["id"]))
+    jobs.rerun(node.table, job, f"http {address_of(request)}")
+    return PredictView.model_validate(views.predict(node.table, known["id"]))

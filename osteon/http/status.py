@@ -1,0 +1,110 @@
+"""The node at a glance: counts, free space, and which roles answer.
+
+The table, the disk and the receiver's port are asked, one `StatusView` leaves. The status page,
+the metrics and the readiness probe all read it, and share what is less than a second old.
+"""
+
+import socket
+import threading
+import time
+from importlib.metadata import version
+
+from pydantic import BaseModel, Field
+
+from osteon.config.settings import Settings
+from osteon.pipeline.intake import GIGABYTE, Intake
+from osteon.pipeline.role import work_is_running
+from osteon.pipeline.spool import free_bytes
+from osteon.pipeline.table import views
+from osteon.pipeline.table.connection import FILE_NAME, Table
+
+FRESH_S = 1.0
+CONNECT_TIMEOUT_S = 1.0
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - it is read, not listened on
+
+
+class Roles(BaseModel):
+    """Which of the other roles answer."""
+
+    receive: bool = Field(description="Something listens on the DICOM port.")
+    work: bool = Field(description="A worker role holds the data directory.")
+
+
+class Disk(BaseModel):
+    """Room for images."""
+
+    free_bytes: int
+    reserve_bytes: int = Field(description="Below it nothing more is accepted.")
+    table_bytes: int = Field(description="Size of the job table.")
+
+
+class StatusView(BaseModel):
+    """The node at a glance."""
+
+    version: str
+    ae_title: str
+    accepting: bool
+    refusal: str | None = Field(description="Why nothing is accepted now.")
+    roles: Roles
+    disk: Disk
+    instances: int
+    series: int
+    associations: int
+    jobs: dict[str, int] = Field(description="Status → how many.")
+    deliveries: dict[str, int] = Field(description="State → how many.")
+
+
+class NodeStatus:
+    """Ask for the node's status, at most once a second however many read it."""
+
+    def __init__(self, settings: Settings, table: Table, intake: Intake) -> None:
+        self._settings = settings
+        self._table = table
+        self._intake = intake
+        self._lock = threading.Lock()
+        self._asked = float("-inf")
+        self._view: StatusView | None = None
+
+    def read(self) -> StatusView:
+        """Return the status, not older than a second.
+
+        Raises
+        ------
+        TableError
+            The table cannot be read.
+        """
+        with self._lock:
+            if self._view is None or time.monotonic() - self._asked > FRESH_S:
+                self._view = self._ask()
+                self._asked = time.monotonic()
+            return self._view
+
+    def _ask(self) -> StatusView:
+        settings, data_dir = self._settings, self._table.data_dir
+        refusal = self._intake.refusal()
+        counts = views.counts(self._table)
+        files = (data_dir / FILE_NAME, data_dir / f"{FILE_NAME}-wal")
+        return StatusView(
+            version=version("osteon"),
+            ae_title=settings.scp.ae_title,
+            accepting=refusal is None,
+            refusal=refusal,
+            roles=Roles(
+                receive=_listens(settings.scp.host, settings.scp.port),
+                work=work_is_running(data_dir),
+            ),
+            disk=Disk(
+                free_bytes=free_bytes(data_dir),
+                reserve_bytes=int(settings.pipeline.disk_reserve_gb * GIGABYTE),
+                table_bytes=sum(file.stat().st_size for file in files if file.is_file()),
+            ),
+            **counts,
+        )
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((_ANY_ADDRESS.get(host, host), port), CONNECT_TIMEOUT_S):
+            return True
+    except OSError:
+        return False
