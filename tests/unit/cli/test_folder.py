@@ -1,0 +1,87 @@
+"""A folder of files as series: what belongs together, what is passed over, and why."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from osteon.cli.folder import read_folder
+from osteon.cli.routes import _ask
+from osteon.cli.send import sendable
+from osteon.config.settings import Settings
+from osteon.errors import NotFoundError
+from osteon.pipeline.phantom import write_phantom
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two series of 4 slices, a text file and a copy."""
+    folder = tmp_path_factory.mktemp("folder")
+    for seed in (1, 2):
+        write_phantom(folder / str(seed), seed=seed, slices=4, rows=64, columns=64)
+    (folder / "notes.txt").write_text("no DICOM")
+    first = next((folder / "1" / "dicom").iterdir())
+    shutil.copy(first, folder / "1" / "dicom" / "zz-copy.dcm")
+    return folder
+
+
+def test_files_are_sorted_into_series(folder: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    found, skipped = read_folder(folder, lambda done, total: seen.append((done, total)))
+    assert [len(series.instances) for series in found] == [4, 4]
+    assert len({series.series_instance_uid for series in found}) == 2
+    numbers = [instance.header.instance_number for instance in found[0].instances]
+    assert numbers == sorted(numbers)
+    reasons = {one.path.name: one.why for one in skipped}
+    assert reasons["notes.txt"].startswith("not a DICOM file")
+    assert reasons["zz-copy.dcm"].startswith("the same SOP Instance UID as")
+    assert seen[-1] == (14, 14)
+
+
+def test_an_input_set_is_its_contents_and_not_its_names(folder: Path, tmp_path: Path) -> None:
+    found, _ = read_folder(folder / "1" / "dicom")
+    for number, path in enumerate(reversed(found[0].paths)):
+        shutil.copy(path, tmp_path / f"{number}.bin")
+    again, _ = read_folder(tmp_path)
+    assert again[0].input_sha256 == found[0].input_sha256
+    other, _ = read_folder(folder / "2" / "dicom")
+    assert other[0].input_sha256 != found[0].input_sha256
+
+
+def test_one_file_is_a_folder_of_one(folder: Path) -> None:
+    found, _ = read_folder(next((folder / "2" / "dicom").iterdir()))
+    assert len(found[0].instances) == 1
+
+
+def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no files there"):
+        read_folder(tmp_path)
+
+
+def test_only_instances_are_sent(folder: Path) -> None:
+    good, skipped = sendable([folder / "notes.txt", *(folder / "1" / "dicom").iterdir()])
+    assert len(good) == 5
+    assert [one.path.name for one in skipped] == ["notes.txt"]
+
+
+def test_a_route_for_the_largest_series_leaves_the_others(folder: Path) -> None:
+    found, _ = read_folder(folder)
+    settings = Settings.model_validate(
+        {"route": [{"name": "one", "series": "largest", "match": {"Modality": "CT"}}]}
+    )
+    study = found[0].first.study_instance_uid
+    same_study = [series for series in found if series.first.study_instance_uid == study]
+    answers = _ask(settings, same_study, "OSTEON")
+    assert sum(answer["routes"][0]["taken"] for answer in answers) == 1
+
+
+def test_the_condition_that_decides_is_named(folder: Path) -> None:
+    found, _ = read_folder(folder / "1")
+    settings = Settings.model_validate(
+        {"route": [{"name": "mr", "match": {"Modality": "MR"}}, {"name": "any"}]}
+    )
+    (answer,) = _ask(settings, found, "OSTEON")
+    assert answer["routes"] == [
+        {"route": "mr", "taken": False, "why": "Modality is CT, not MR"},
+        {"route": "any", "taken": True, "why": "no condition"},
+    ]

@@ -1,0 +1,105 @@
+"""The timeline of a story, whole and in the middle of the way."""
+
+from typing import Any
+
+from osteon.cli.timeline import rows_of, timeline
+from osteon.cli.trace import lines_of
+
+AT = "2025-03-01T10:00:{:06.3f}+00:00"
+
+
+def event(second: float, name: str, stage: str | None, job_id: int | None = 1) -> dict[str, Any]:
+    return {
+        "at": AT.format(second),
+        "job_id": job_id,
+        "event": name,
+        "stage": stage,
+        "state": "waiting",
+        "who": "observer",
+        "why": f"{name} because",
+    }
+
+
+STORY: dict[str, Any] = {
+    "series_instance_uid": "1.2.3",
+    "study_instance_uid": "1.2",
+    "accession_number": "A1",
+    "generation": 1,
+    "modality": "CT",
+    "instances": 60,
+    "state": "complete",
+    "waits_for": "",
+    "first": AT.format(0),
+    "last": AT.format(2),
+    "associations": [
+        {
+            "calling_ae_title": "CT1\x1b[2J",
+            "called_ae_title": "OSTEON",
+            "address": "10.0.0.5",
+            "outcome": "released",
+            "instances": 60,
+        }
+    ],
+    "events": [
+        event(0, "open", None, None),
+        event(7.25, "complete", None, None),
+        event(7.25, "create", "admission"),
+        event(8, "finish", "boneseg"),
+        event(9, "finish", "encode"),
+        event(10.5, "finish", "deliver"),
+        event(12, "complete", "deliver"),
+    ],
+    "jobs": [
+        {
+            "id": "1",
+            "status": "done",
+            "reason": "delivered to pacs",
+            "results": [
+                {
+                    "deliveries": [
+                        {
+                            "destination": "pacs",
+                            "state": "delivered",
+                            "updated": AT.format(11),
+                            "next_attempt": None,
+                            "reason": "",
+                        }
+                    ]
+                }
+            ],
+        }
+    ],
+}
+
+
+def test_a_delivered_series_has_passed_every_station() -> None:
+    rows = rows_of(timeline(STORY))
+    assert [(name, since, step) for name, _, since, step in rows] == [
+        ("first slice", "0.00", "+0.00"),
+        ("last slice", "2.00", "+2.00"),
+        ("complete", "7.25", "+5.25"),
+        ("predicted", "8.00", "+0.75"),
+        ("combined", "9.00", "+1.00"),
+        ("encoded", "10.50", "+1.50"),
+        ("delivered", "11.00", "+0.50"),
+    ]
+
+
+def test_a_series_on_its_way_has_passed_what_it_has_passed() -> None:
+    story = STORY | {"events": STORY["events"][:4], "jobs": []}
+    names = [milestone.name for milestone in timeline(story)]
+    assert names == ["first slice", "last slice", "complete", "predicted"]
+
+
+def test_a_story_is_told_in_order_and_says_what_is_now() -> None:
+    lines = list(lines_of(STORY))
+    at = [line.split()[1] for line in lines if line.startswith("  20")]
+    assert at == sorted(at)
+    assert any("last instance durable" in line for line in lines)
+    assert "  now: job 1 is done: delivered to pacs" in lines
+    assert lines[-1] == "  now: pacs delivered"
+
+
+def test_a_receiving_series_says_what_it_waits_for() -> None:
+    story = STORY | {"state": "receiving", "waits_for": "slices 3-7 missing", "jobs": []}
+    assert list(lines_of(story))[-1] == "  now: waits for slices 3-7 missing"
