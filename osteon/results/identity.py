@@ -205,6 +205,8 @@ def _is_valid(element: DataElement) -> bool:
         return False
     if element.keyword in _MATCHED_BY:
         return True
+    if element.keyword == "TimezoneOffsetFromUTC":  # PS3.3 C.12.1.1.8
+        return all(re.fullmatch(r"[+-][01]\d[0-5]\d", text) for text in texts)
     try:
         for text in texts:
             validate_value(element.VR, text, RAISE)

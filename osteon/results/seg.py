@@ -57,7 +57,8 @@ def encode_segmentation(
     sop_instance_uid, series_instance_uid : str
         UIDs of the result; see ``derive_uid``.
     content_at : datetime
-        When the result was made; also its creation and series date.
+        When the result was made; also its creation and series date. With a zone it is
+        converted to the zone that the source names, or else to local time.
     series_number : int
         Series Number (0020,0011).
     series_description, content_label : str
@@ -147,11 +148,15 @@ def _check_numbers(segments: Sequence[Segment]) -> None:
 
 
 def _in_zone_of(identity: Identity, content_at: datetime) -> datetime:
-    """Express the time in the zone that the source's dates and times are in (PS3.3 C.12.1.1.8)."""
-    offset = identity.patient_and_study.get("TimezoneOffsetFromUTC")
-    if not offset or content_at.tzinfo is None:
+    """Express the time as the source expresses its own (PS3.3 C.12.1.1.8).
+
+    That is in the zone that it names, and else in local time.
+    """
+    if content_at.tzinfo is None:
         return content_at
-    return content_at.astimezone(datetime.strptime(str(offset), "%z").tzinfo)
+    offset = identity.patient_and_study.get("TimezoneOffsetFromUTC")
+    zone = datetime.strptime(str(offset), "%z").tzinfo if offset else None
+    return content_at.astimezone(zone)
 
 
 def _make_reproducible(dataset: Dataset, at: datetime) -> None:

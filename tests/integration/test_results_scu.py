@@ -1,10 +1,13 @@
 """The way out over real associations: what arrives, what is refused, what is tried again."""
 
+import contextlib
+import gc
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pydicom
@@ -20,6 +23,7 @@ from pydicom.uid import (
 )
 from pynetdicom.presentation import AllStoragePresentationContexts
 
+from osteon.config.settings import TlsSettings
 from osteon.errors import DeliveryError, DeliveryRefusedError
 from osteon.results import scu
 from osteon.results.pacs import StandInPacs
@@ -241,15 +245,15 @@ def test_find_tells_what_the_peer_holds(pacs: StandInPacs, tmp_path: Path) -> No
     assert find_instance(at(pacs), "1.2.3.2") is False
 
 
-@pytest.fixture
-def storescp(tmp_path: Path) -> Iterator[tuple[Destination, Path]]:
-    """DCMTK's storescp, and the folder it writes to."""
-    program, port, folder = require_tool("/usr/bin/storescp"), free_port(), tmp_path / "dcmtk"
+@contextlib.contextmanager
+def storescp(folder: Path, *options: str) -> Iterator[Destination]:
+    """DCMTK's storescp, which writes into the folder."""
+    program, port = require_tool("/usr/bin/storescp"), free_port()
     folder.mkdir()
-    process = subprocess.Popen([program, "-od", str(folder), "+uf", str(port)])
+    process = subprocess.Popen([program, "-od", str(folder), "+uf", *options, str(port)])
     try:
         wait_until(lambda: listens(port), 10)
-        yield Destination("PACS", "127.0.0.1", port), folder
+        yield Destination("PACS", "127.0.0.1", port)
     finally:
         process.terminate()
         process.wait(10)
@@ -260,17 +264,68 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_a_foreign_peer_takes_the_same_bytes(
-    storescp: tuple[Destination, Path], tmp_path: Path
-) -> None:
-    destination, folder = storescp
+def test_a_foreign_peer_takes_the_same_bytes(tmp_path: Path) -> None:
     path = write_instance(tmp_path)
-    store(destination, [path])
-    (received,) = wait_until(lambda: list(folder.iterdir()))
+    with storescp(tmp_path / "dcmtk") as destination:
+        store(destination, [path])
+        (received,) = wait_until(lambda: list((tmp_path / "dcmtk").iterdir()))
     assert pydicom.dcmread(received) == pydicom.dcmread(path)
 
 
-def test_find_is_unknown_where_the_peer_does_not_answer_queries(
-    storescp: tuple[Destination, Path],
-) -> None:
-    assert find_instance(storescp[0], "1.2.3.1") is None
+@pytest.mark.parametrize("when", ["--abort-during", "--abort-after"])
+def test_a_peer_that_aborts_is_tried_again(tmp_path: Path, when: str) -> None:
+    path = write_instance(tmp_path)
+    with storescp(tmp_path / "dcmtk", when) as destination:
+        with pytest.raises(DeliveryError, match="gave no answer") as raised:
+            store(destination, [path])
+        assert raised.value.retryable
+
+
+def test_a_peer_that_stops_reading_is_given_up(tmp_path: Path) -> None:
+    path = write_instance(tmp_path)
+    ds = pydicom.dcmread(path)
+    ds.EncapsulatedDocument = bytes(16 * 2**20)  # more than the sockets of both sides hold
+    ds.save_as(path)
+    with storescp(tmp_path / "dcmtk", "--sleep-during", "3") as destination:
+        start = time.monotonic()
+        with pytest.raises(DeliveryError, match="gave no answer"):
+            store(destination, [path], store_s=0.5)
+        assert time.monotonic() - start < 10
+
+
+def test_find_is_unknown_where_the_peer_does_not_answer_queries(tmp_path: Path) -> None:
+    with storescp(tmp_path / "dcmtk") as destination:
+        assert find_instance(destination, "1.2.3.1") is None
+
+
+def certify(folder: Path, name: str, issuer: str | None) -> None:
+    """Make a key and a certificate for loopback, signed by the issuer or by itself."""
+    openssl = require_tool("openssl")
+    signed_by = ["-CA", f"{issuer}.pem", "-CAkey", f"{issuer}.key"] if issuer else []
+    options = ["-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}", *signed_by]
+    files = ["-keyout", f"{name}.key", "-out", f"{name}.pem"]
+    address = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    command = [openssl, "req", "-x509", *options, *files, *address]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # as above, but within a cycle
+def test_mutual_tls(tmp_path: Path) -> None:
+    certify(tmp_path, "ca", None)
+    for name in ("pacs", "osteon"):
+        certify(tmp_path, name, "ca")
+    certify(tmp_path, "stranger", None)
+    key, certificate, ca = (str(tmp_path / name) for name in ("pacs.key", "pacs.pem", "ca.pem"))
+    tls = ("+tls", key, certificate, "+cf", ca)
+    path = write_instance(tmp_path)
+    with storescp(tmp_path / "dcmtk", *tls) as plain:
+        ours = TlsSettings(
+            certificate=tmp_path / "osteon.pem", key=tmp_path / "osteon.key", ca=tmp_path / "ca.pem"
+        )
+        store(replace(plain, tls=ours), [path])
+        assert wait_until(lambda: list((tmp_path / "dcmtk").iterdir()))
+        with pytest.raises(DeliveryError, match="cannot be reached"):
+            echo(plain)
+        with pytest.raises(DeliveryError, match="cannot be reached"):
+            echo(replace(plain, tls=ours.model_copy(update={"ca": tmp_path / "stranger.pem"})))
+    gc.collect()

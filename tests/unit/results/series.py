@@ -1,7 +1,7 @@
 """Small CT series for the tests of the results room: right, tilted, enhanced, or flawed."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from osteon.results.segment import Code, Segment
 
 SLICES, ROWS, COLUMNS = 5, 7, 9  # 63 voxels a slice: no frame but each eighth ends on a byte
 ALGORITHM = Algorithm("builtin:bone", "1.0", "ab" * 32)
-CONTENT_AT = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+CONTENT_AT = datetime(2026, 1, 2, 3, 4, 5, 678)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ def test_what_is_missing_is_there_and_empty(tmp_path: Path) -> None:
         ("PatientSex", "female"),
         ("PatientSex", "X"),
         ("PatientAge", "forty"),
+        ("TimezoneOffsetFromUTC", "CET"),
     ],
 )
 def test_an_invalid_value_is_dropped(tmp_path: Path, keyword: str, value: str) -> None:
