@@ -1,6 +1,7 @@
 """DICOM peers for tests: a receiver on loopback, and SCUs from well-behaved to hostile."""
 
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Iterable, Iterator
@@ -132,10 +133,13 @@ class RawPeer:
         calling: str = "RAW",
         called: str = "OSTEON",
         timeout_s: float = 10.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
+            if tls is not None:
+                self.sock = tls.wrap_socket(self.sock)
             self.sock.sendall(associate_request(contexts, calling, called))
             kind, body = self.receive()
             if kind == 3:

@@ -122,6 +122,13 @@ class Listener(ThreadedAssociationServer):  # type: ignore[misc] # pynetdicom is
         with self._lock:
             self._pending.pop(client_address, None)
 
+    def service_actions(self) -> None:
+        """Collect no garbage here, which pynetdicom does and which would stall every thread.
+
+        The interpreter's own collection is enough: 600 associations, each with an instance, left
+        the process at the same size.
+        """
+
     def shutdown(self) -> None:
         """Stop listening and wake every connection that has not asked for an association."""
         BaseServer.shutdown(self)

@@ -21,6 +21,7 @@ from osteon.scp.acceptor import Acceptor
 from osteon.scp.listener import AssociationRequest, Listener
 from osteon.scp.tls import server_context
 
+POLL_S = 0.1  # How soon the listener sees that it shall stop; connections wake it at once.
 ABORT_S = 2.0  # How long the peers of a stopping node get to take their A-ABORT.
 _UNCOUNTED = 1_000_000  # pynetdicom counts as open what is being turned away; the acceptor counts.
 
@@ -92,7 +93,7 @@ class Receiver:
                 f" {error.strerror}"
             ) from error
         self._thread = threading.Thread(
-            target=self._listener.serve_forever, name="listener", daemon=True
+            target=self._listener.serve_forever, args=(POLL_S,), name="listener", daemon=True
         )
         self._thread.start()
 
