@@ -15,7 +15,7 @@ from osteon.results.segment import Code
 
 SPEC_FILE = "model.toml"
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Name = Annotated[str, Field(pattern=r"^(builtin:)?[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Millimetres = Annotated[float, Field(gt=0, le=100)]
 

@@ -1,0 +1,85 @@
+"""Filters on regular grids: shrink, smooth, and the largest value in a box.
+
+Arrays of any number of axes enter and leave; one value per axis says how far. Used where
+``builtin:bone`` looks at slices and volumes; numpy alone, so that the same input gives the same
+bits on every machine and in every company of slices.
+"""
+
+import itertools
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def shrunk(
+    image: NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.bool_], factors: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """Average blocks of voxels; blocks that reach beyond the border repeat it."""
+    width = [(0, -n % factor) for n, factor in zip(image.shape, factors, strict=True)]
+    padded = np.pad(image, width, mode="edge") if any(after for _, after in width) else image
+    total = np.zeros([n // f for n, f in zip(padded.shape, factors, strict=True)], np.float32)
+    for offset in itertools.product(*(range(factor) for factor in factors)):
+        block = padded[tuple(slice(o, None, f) for o, f in zip(offset, factors, strict=True))]
+        total += np.asarray(block, dtype=np.float32)
+    total *= np.float32(1.0 / np.prod(factors))
+    return total
+
+
+def gaussian(image: NDArray[np.float32], sigmas: tuple[float, ...]) -> NDArray[np.float32]:
+    """Smooth along every axis; the border goes on beyond itself.
+
+    Parameters
+    ----------
+    sigmas : tuple of float
+        Standard deviation along each axis in voxels; an axis with less than 0.3 is left alone.
+    """
+    for axis, sigma in enumerate(sigmas):
+        if sigma < 0.3:
+            continue
+        radius = int(np.ceil(3.0 * sigma))
+        taps = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
+        taps = (taps / (taps[0] + 2.0 * taps[1:].sum())).astype(np.float32)
+        padded = _along(image, axis, radius)
+        count = image.shape[axis]
+        smooth = padded[radius : radius + count] * taps[0]
+        for step in range(1, radius + 1):
+            pair = padded[radius - step :][:count] + padded[radius + step :][:count]
+            pair *= taps[step]
+            smooth += pair
+        image = np.moveaxis(smooth, 0, axis)
+    return np.ascontiguousarray(image)
+
+
+def box_maximum(image: NDArray[Scalar], radii: tuple[int, ...]) -> NDArray[Scalar]:
+    """Return the largest value of the box around each voxel; of a mask, its dilation.
+
+    Parameters
+    ----------
+    radii : tuple of int
+        Half the box along each axis, in voxels, its centre not counted.
+    """
+    for axis, radius in enumerate(radii):
+        if radius == 0:
+            continue
+        wide = _along(image, axis, radius)
+        covered = 1
+        while covered < 2 * radius + 1:
+            step = min(covered, 2 * radius + 1 - covered)
+            wide = np.maximum(wide[:-step], wide[step:])
+            covered += step
+        image = np.moveaxis(wide, 0, axis)
+    return np.ascontiguousarray(image)
+
+
+def voxels(length_mm: float, spacing_mm: tuple[float, ...], at_least: int = 0) -> tuple[int, ...]:
+    """Return a length as a number of voxels along each axis."""
+    return tuple(max(at_least, round(length_mm / mm)) for mm in spacing_mm)
+
+
+def _along(image: NDArray[Scalar], axis: int, radius: int) -> NDArray[Scalar]:
+    """Repeat the border of the image along one axis and put that axis first."""
+    width = [(radius, radius) if other == axis else (0, 0) for other in range(image.ndim)]
+    return np.moveaxis(np.pad(image, width, mode="edge"), axis, 0)
