@@ -13,24 +13,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from pydantic import BaseModel, Field
 from pydicom.uid import MediaStorageDirectoryStorage
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
 
 from osteon.errors import InvalidUIDError, MismatchError, OutOfResourcesError, UnparseableError
 from osteon.http.archive import inflate, open_archive, refusal_of
+from osteon.http.form import Form
 from osteon.pipeline.intake import Intake, Stored
 from osteon.pipeline.part10 import decode_header
 from osteon.pipeline.spool import INCOMING
 from osteon.pipeline.table import views
 from osteon.pipeline.table.reception import Origin
 
-PARTS_MAX = 50_000
 NAME_CHARACTERS_MAX = 200
 INFLATED_TIMES_MAX = 4  # Of the longest upload: what a zip may come to.
 _ZIP_PREFIXES = (b"PK\x03\x04", b"PK\x05\x06")
@@ -95,8 +93,12 @@ class Upload:
         self._limits = limits
         self._folder = data_dir / INCOMING
         self._received = 0
-        self._file: BinaryIO = self._open()
-        self._form = None if boundary is None else _Form(self, boundary)
+        self._form: Form | None = None
+        if boundary is not None:
+            self._form = Form(
+                boundary, begin=self._begin_file, write=self._write, end=self._end_file
+            )
+        self._file: FileIO = self._open()
         self.accepted = Accepted(files=[], ids=[], skipped=[])
 
     def feed(self, block: bytes) -> None:
@@ -116,7 +118,7 @@ class Upload:
         if refusal is not None:
             raise OutOfResourcesError(refusal)
         if self._form is None:
-            self.write(block)
+            self._write(block)
         else:
             self._form.feed(block)
 
@@ -129,7 +131,7 @@ class Upload:
             Nothing of it is an instance.
         """
         if self._form is None:
-            self.end_file("body")
+            self._end_file("body")
         elif not self._form.complete:
             raise HTTPException(HTTPStatus.BAD_REQUEST, "the form ends before its last boundary")
         if not self.accepted.files:
@@ -141,21 +143,17 @@ class Upload:
         """Drop what is under way; a second call does nothing."""
         self._file.close()
 
-    def begin_file(self) -> None:
-        """Start with an empty file."""
+    def _begin_file(self) -> None:
         self._file.close()
         self._file = self._open()
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Append to the file."""
-        with _full_mapped():
-            self._file.write(data)
+    def _write(self, data: bytes | memoryview) -> None:
+        _write(self._file, data)
 
-    def end_file(self, name: str) -> None:
+    def _end_file(self, name: str) -> None:
         """Store the file if it is an instance, or its members if it is a zip."""
-        with _full_mapped():
-            size = self._file.seek(0, 2)
-            self._file.seek(0)
+        size = self._file.seek(0, 2)
+        self._file.seek(0)
         prefix = self._file.read(_PREFIX_BYTES)
         if _is_zip(prefix):
             with open_archive(
@@ -179,16 +177,13 @@ class Upload:
                     prefix = prefix or chunk[:_PREFIX_BYTES]
                     if not _is_dicom(prefix):
                         break
-                    with _full_mapped():
-                        file.write(chunk)
+                    _write(file, chunk)
             except UnparseableError as error:
                 self._skip(entry.filename, error.message)
                 return
-            with _full_mapped():
-                file.flush()
             self._take(file, entry.filename, prefix)
 
-    def _take(self, file: BinaryIO, name: str, prefix: bytes) -> None:
+    def _take(self, file: FileIO, name: str, prefix: bytes) -> None:
         if not _is_dicom(prefix):
             nested = "a zip within a zip: send it by itself"
             self._skip(name, nested if _is_zip(prefix) else "not a DICOM file (PS3.10 7.1)")
@@ -213,7 +208,7 @@ class Upload:
         if series not in self.accepted.ids:
             self.accepted.ids.append(series)
 
-    def _store(self, file: BinaryIO) -> Stored | None:
+    def _store(self, file: FileIO) -> Stored | None:
         # The map is freed with its last view; a close here could meet a view in a traceback.
         content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         meta, start = decode_header(content)
@@ -233,74 +228,23 @@ class Upload:
     def _skip(self, name: str, reason: str) -> None:
         self.accepted.skipped.append(SkippedFile(name=name[:NAME_CHARACTERS_MAX], reason=reason))
 
-    def _open(self) -> BinaryIO:
+    def _open(self) -> FileIO:
         with _full_mapped():
-            return tempfile.TemporaryFile(dir=self._folder)
-
-
-class _Form:
-    """The parts of a multipart/form-data body, each stored when its end has come."""
-
-    def __init__(self, upload: Upload, boundary: bytes) -> None:
-        self._upload = upload
-        self._parts = 0
-        self._field = b""
-        self._value = b""
-        self._name = ""
-        self.complete = False
-        with _malformed_mapped():
-            self._parser = MultipartParser(
-                boundary,
-                {
-                    "on_part_begin": self._begin,
-                    "on_header_field": self._add_field,
-                    "on_header_value": self._add_value,
-                    "on_header_end": self._end_header,
-                    "on_part_data": self._add_data,
-                    "on_part_end": self._end,
-                    "on_end": self._end_form,
-                },
-            )
-
-    def feed(self, block: bytes) -> None:
-        with _malformed_mapped():
-            self._parser.write(block)
-
-    def _begin(self) -> None:
-        self._parts += 1
-        if self._parts > PARTS_MAX:
-            detail = f"the form has more than {PARTS_MAX} parts: split it"
-            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
-        self._name = f"part {self._parts}"
-        self._upload.begin_file()
-
-    def _add_field(self, data: bytes, start: int, end: int) -> None:
-        self._field += data[start:end]
-
-    def _add_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _end_header(self) -> None:
-        if self._field.lower() == b"content-disposition":
-            _, options = parse_options_header(self._value)
-            name = options.get(b"filename") or options.get(b"name") or b""
-            self._name = name.decode("utf-8", "replace") or self._name
-        self._field = self._value = b""
-
-    def _add_data(self, data: bytes, start: int, end: int) -> None:
-        self._upload.write(memoryview(data)[start:end])
-
-    def _end(self) -> None:
-        self._upload.end_file(self._name)
-
-    def _end_form(self) -> None:
-        self.complete = True
+            # Without a buffer, since closing one that does not fit on the disk would fail again.
+            return tempfile.TemporaryFile(dir=self._folder, buffering=0)
 
 
 def too_long(limit: int) -> HTTPException:
     """Return what is raised on an upload that is longer than the limit, in bytes."""
     detail = f"the upload is longer than {limit} bytes (http.upload_bytes_max): split it"
     return HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+
+
+def _write(file: FileIO, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    with _full_mapped():
+        while view:
+            view = view[file.write(view) :]
 
 
 @contextmanager
@@ -311,14 +255,6 @@ def _full_mapped() -> Iterator[None]:
         if error.errno not in _FULL:
             raise
         raise OutOfResourcesError(f"no space left for the upload: {error.strerror}") from error
-
-
-@contextmanager
-def _malformed_mapped() -> Iterator[None]:
-    try:
-        yield
-    except FormParserError as error:
-        raise HTTPException(HTTPStatus.BAD_REQUEST, f"the form is malformed: {error}") from error
 
 
 def _is_dicom(prefix: bytes) -> bool:
