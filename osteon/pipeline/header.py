@@ -26,9 +26,9 @@ from pydicom.uid import (
     LegacyConvertedEnhancedCTImageStorage,
 )
 
-from osteon.errors import StageError, VolumeError
+from osteon.errors import VolumeError
 from osteon.pipeline.geometry import FrameHeader, SourceFrame
-from osteon.pipeline.pixels import DAMAGED, PixelSource
+from osteon.pipeline.pixels import PixelSource, mapped_errors
 
 CT_IMAGES = frozenset(
     {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
@@ -74,15 +74,11 @@ def read_header(path: Path) -> SourceInstance:
     ----------
     DICOM PS3.10 7 (DICOM File Format), PS3.3 C.7.6.16 (Multi-frame Functional Groups)
     """
-    try:
-        with path.open("rb") as file:
-            ds = pydicom.dcmread(file, stop_before_pixels=True)
-            _refuse_other_objects(path, ds)
-            return _instance(path, ds, _pixel_data_offset(path, ds, file))
-    except OSError as exc:
-        raise StageError(f"{path.name} cannot be read: {exc}") from exc
-    except DAMAGED as exc:
-        raise VolumeError(f"{path.name} is no readable DICOM Part 10 file ({exc})") from exc
+    no_part_10 = f"{path.name} is no readable DICOM Part 10 file"
+    with mapped_errors(no_part_10), path.open("rb") as file:
+        ds = pydicom.dcmread(file, stop_before_pixels=True)
+        _refuse_other_objects(path, ds)
+        return _instance(path, ds, _pixel_data_offset(path, ds, file))
 
 
 def _refuse_other_objects(path: Path, ds: Dataset) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +21,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.encaps import generate_frames
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     JPEG2000,
@@ -40,6 +41,7 @@ from pydicom.uid import (
 )
 
 from osteon.errors import StageError, VolumeError
+from osteon.pipeline.codestream import require_frame
 
 JPEG_SPECTRAL_SELECTION_12_BIT = UID("1.2.840.10008.1.2.4.53")  # Processes 6 and 8, retired
 JPEG_FULL_PROGRESSION_12_BIT = UID("1.2.840.10008.1.2.4.55")  # Processes 10 and 12, retired
@@ -78,6 +80,7 @@ HU_MIN, HU_MAX = np.iinfo(np.int16).min, np.iinfo(np.int16).max
 DAMAGED = (
     ArithmeticError,
     AttributeError,
+    BytesLengthException,
     EOFError,
     InvalidDicomError,
     LookupError,
@@ -158,23 +161,41 @@ def read_frames(source: PixelSource) -> Iterator[NDArray[Any]]:
             "Send the series uncompressed or in another compression"
         )
     shape = (source.rows, source.columns)
-    decoded = 0
-    try:
-        for frame in _decode(source, syntax):
-            if decoded == source.frames:
-                break
+    with mapped_errors(f"{source.name}: the pixel data is damaged or truncated"):
+        decoded = 0
+        for frame in islice(_decode(source, syntax), source.frames):
             if frame.shape != shape:
-                raise VolumeError(f"{source.name}: a frame of {frame.shape} pixels, not {shape}")
+                raise ValueError(f"a frame of {frame.shape} pixels, not {shape}")
             decoded += 1
             yield frame
+        if decoded < source.frames:
+            raise EOFError(f"{decoded} of {source.frames} frames")
+
+
+@contextmanager
+def mapped_errors(damaged: str) -> Iterator[None]:
+    """Turn what pydicom and its decoders raise into errors of this package.
+
+    Parameters
+    ----------
+    damaged : str
+        What to say where the file was read but makes no sense.
+
+    Raises
+    ------
+    VolumeError
+        The data set or a stream is damaged.
+    StageError
+        The operating system did not give the file.
+    """
+    try:
+        yield
     except OSError as exc:
-        raise StageError(f"{source.name} cannot be read: {exc}") from exc
+        if exc.errno is None:  # pydicom's own, for a fragment that is cut off
+            raise VolumeError(f"{damaged} ({exc})") from exc
+        raise StageError(f"A file cannot be read now: {exc}") from exc
     except DAMAGED as exc:
-        raise VolumeError(f"{source.name}: the pixel data is damaged or truncated ({exc})") from exc
-    if decoded < source.frames:
-        raise VolumeError(
-            f"{source.name}: the pixel data is truncated: {decoded} of {source.frames} frames"
-        )
+        raise VolumeError(f"{damaged} ({exc})") from exc
 
 
 def to_hu(
@@ -248,24 +269,35 @@ def _decode(source: PixelSource, syntax: UID) -> Iterator[NDArray[Any]]:
     with _pixel_data(source.path, syntax, source.offset) as (file, length):
         if syntax in NATIVE and source.bits_allocated == 16:
             yield from _native_frames(file, length, syntax, source)
-        elif syntax in GDCM_ONLY:
+            return
+        if syntax not in NATIVE:
+            begin = file.tell()
+            for stream in generate_frames(file, number_of_frames=source.frames):
+                require_frame(stream, syntax, source.rows, source.columns)
+            file.seek(begin)
+        if syntax in GDCM_ONLY:
             for stream in generate_frames(file, number_of_frames=source.frames):
                 yield _gdcm_frame(stream, syntax, source)
         else:
-            for frame, _ in get_decoder(syntax).iter_array(
-                file,
-                decoding_plugin=PYDICOM_PLUGINS.get(syntax, ""),
-                number_of_frames=source.frames,
-                rows=source.rows,
-                columns=source.columns,
-                samples_per_pixel=1,
-                photometric_interpretation=source.photometric_interpretation,
-                bits_allocated=source.bits_allocated,
-                bits_stored=source.bits_stored,
-                pixel_representation=source.pixel_representation,
-                pixel_keyword="PixelData",
-            ):
-                yield frame
+            yield from _pydicom_frames(file, syntax, source)
+
+
+def _pydicom_frames(file: BinaryIO, syntax: UID, source: PixelSource) -> Iterator[NDArray[Any]]:
+    frames = get_decoder(syntax).iter_array(
+        file,
+        decoding_plugin=PYDICOM_PLUGINS.get(syntax, ""),
+        number_of_frames=source.frames,
+        rows=source.rows,
+        columns=source.columns,
+        samples_per_pixel=1,
+        photometric_interpretation=source.photometric_interpretation,
+        bits_allocated=source.bits_allocated,
+        bits_stored=source.bits_stored,
+        pixel_representation=source.pixel_representation,
+        pixel_keyword="PixelData",
+    )
+    for frame, _ in frames:
+        yield frame
 
 
 def _native_frames(
