@@ -17,6 +17,7 @@ PDU_BYTES_MAX = 2**20  # Some senders ignore the length that was negotiated, but
 PDU_DEADLINE_S = 30.0  # From the first byte of a PDU to its last, at 128 KiB: 35 kbit/s.
 # A-ABORT by the service provider: invalid PDU parameter value, PS3.8 Table 9-26
 _ABORT = struct.pack(">BxIxxBB", 7, 4, 2, 6)
+_CLOSING = "Sta13"  # Awaiting the end of the connection, PS3.8 9.2.1: nothing else matters then.
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
 
 
@@ -103,8 +104,8 @@ class PduSocket(AssociationSocket):  # type: ignore[misc] # pynetdicom is not ty
             data = self._ahead[:nr_bytes]
             del self._ahead[:nr_bytes]
             return data
-        if self.socket is None:
-            raise ConnectionError("the connection is closed")
+        if self.socket is None or self.assoc.dul.state_machine.current_state == _CLOSING:
+            raise ConnectionError("the association is over")
         if nr_bytes > PDU_BYTES_MAX:
             self.socket.sendall(_ABORT)
             raise ConnectionError(f"a PDU of {nr_bytes} bytes: at most {PDU_BYTES_MAX} are taken")
