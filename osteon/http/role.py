@@ -93,9 +93,13 @@ class _Server(uvicorn.Server):
 def _listen(settings: HttpSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=128)
+        sock = socket.create_server((settings.host, settings.port), family=family, backlog=128)
     except OSError as error:
         raise ConfigError(
             f"http: {settings.host}:{settings.port} cannot be listened on: {error.strerror}:"
             " choose another http.host or http.port"
         ) from error
+    # Head and body leave in two pieces; Nagle would hold the second for the peer's delayed ACK of
+    # 40 ms. asyncio asks the sockets' protocol before it sets this, and accept() does not tell it.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock

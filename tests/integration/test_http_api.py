@@ -451,6 +451,15 @@ def test_a_port_in_use_is_a_configuration_error(shared: Served, tmp_path: Path) 
         role.run_http(settings, threading.Event())
 
 
+def test_no_answer_waits_for_a_delayed_ack(shared: Served) -> None:
+    took = []
+    for _ in range(20):
+        began = time.monotonic()
+        shared.client.get("/healthz")
+        took.append(time.monotonic() - began)
+    assert sorted(took)[5] < 0.030, took  # a delayed ACK is 40 ms
+
+
 def test_silent_connections_are_closed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(role, "REQUEST_WAIT_S", 0.5)
     address = ("127.0.0.1", served.settings.http.port)
