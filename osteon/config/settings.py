@@ -102,6 +102,13 @@ class DestinationSettings(_Section):
     host: str = Field(description="Host name or IP address.")
     port: Port = Field(description="TCP port.")
     deliver: bool = Field(True, description="Whether routes without destinations send here.")
+    calling_ae_title: AETitle | None = Field(
+        None, description="How this node calls itself there; scp.ae_title where absent."
+    )
+    prove: bool = Field(
+        True, description="Ask by C-FIND whether it holds a result, where it answers such queries."
+    )
+    tls: TlsSettings | None = Field(None, description="Mutual TLS; plain TCP where absent.")
 
 
 class Condition(_Section):
