@@ -155,6 +155,23 @@ def test_what_is_wrong_in_all_slices_is_refused(change: dict[str, Any], reason: 
         order_slices([replace(one, **change) for one in stack(9)])
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("spacing_mm", "limit_mm"), [(5.0, 0.1), (0.4, 0.08)])
+def test_a_slice_may_be_off_the_grid_by_little(
+    axis: int, spacing_mm: float, limit_mm: float
+) -> None:
+    headers = stack(20, (0.0, 0.0, spacing_mm))
+    for share, accepted in ((0.9, True), (1.2, False)):
+        position = np.array(headers[9].position_mm)
+        position[axis] += share * limit_mm
+        moved = [*headers[:9], replace(headers[9], position_mm=tuple(position)), *headers[10:]]
+        if accepted:
+            assert order_slices(moved)[0].shape_zyx[0] == 20
+        else:
+            with pytest.raises(VolumeError, match="image 10 at"):
+                order_slices(moved)
+
+
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_fewer_than_three_slices_are_refused(count: int) -> None:
     with pytest.raises(VolumeError, match=f"Too few slices: {count}"):

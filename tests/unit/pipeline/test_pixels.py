@@ -130,6 +130,20 @@ def test_half_a_stream_is_refused_by_name(shared_data: Path, tmp_path: Path, syn
         stored(path)
 
 
+@pytest.mark.parametrize("syntax", ["5", "4.51", "4.57", "4.80", "4.90"])
+@pytest.mark.parametrize("fragments", [1, 3])
+def test_several_compressed_frames_in_several_fragments(
+    shared_data: Path, tmp_path: Path, syntax: str, fragments: int
+) -> None:
+    ds = pydicom.dcmread(of_syntax(shared_data, f"1.2.840.10008.1.2.{syntax}"))
+    stream = get_frame(ds.PixelData, 0, number_of_frames=1)
+    (single,) = stored(of_syntax(shared_data, f"1.2.840.10008.1.2.{syntax}"))
+    ds.NumberOfFrames = 3
+    ds.PixelData = encapsulate([stream] * 3, fragments_per_frame=fragments)
+    (path,) = write(tmp_path, [ds])
+    np.testing.assert_array_equal(stored(path), np.stack([single] * 3))
+
+
 def test_a_missing_frame_is_refused(shared_data: Path, tmp_path: Path) -> None:
     ds = pydicom.dcmread(of_syntax(shared_data, "1.2.840.10008.1.2.4.70"))
     ds.NumberOfFrames = 2
