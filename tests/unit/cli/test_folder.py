@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from osteon.cli.folder import read_folder
@@ -64,15 +65,20 @@ def test_only_instances_are_sent(folder: Path) -> None:
     assert [one.path.name for one in skipped] == ["notes.txt"]
 
 
-def test_a_route_for_the_largest_series_leaves_the_others(folder: Path) -> None:
-    found, _ = read_folder(folder)
-    settings = Settings.model_validate(
-        {"route": [{"name": "one", "series": "largest", "match": {"Modality": "CT"}}]}
-    )
-    study = found[0].first.study_instance_uid
-    same_study = [series for series in found if series.first.study_instance_uid == study]
-    answers = _ask(settings, same_study, "OSTEON")
-    assert sum(answer["routes"][0]["taken"] for answer in answers) == 1
+def test_a_route_for_the_largest_series_leaves_the_others(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "1" / "dicom", tmp_path / "four")
+    (tmp_path / "three").mkdir()
+    for path in sorted((folder / "2" / "dicom").iterdir())[:3]:
+        ds = pydicom.dcmread(path)
+        ds.StudyInstanceUID = read_folder(folder / "1")[0][0].first.study_instance_uid
+        ds.save_as(tmp_path / "three" / path.name)
+    found, _ = read_folder(tmp_path)
+    route = {"name": "one", "series": "largest", "match": {"Modality": "CT"}}
+    answers = _ask(Settings.model_validate({"route": [route]}), found, "OSTEON")
+    taken = {answer["instances"]: answer["routes"][0] for answer in answers}
+    assert taken[4]["taken"]
+    assert not taken[3]["taken"]
+    assert taken[3]["why"] == f"the largest series of its study is {found[0].series_instance_uid}"
 
 
 def test_the_condition_that_decides_is_named(folder: Path) -> None:
