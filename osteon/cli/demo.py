@@ -6,7 +6,7 @@ leave, and exit code 0 only where the Segmentation came back and refers to what 
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import SegmentationStorage
 from rich.console import Console
+from rich.text import Text
 
 from osteon.cli.folder import Series, read_folder
 from osteon.cli.options import config_option, example, job_table
@@ -28,6 +29,7 @@ from osteon.pipeline.table import views
 from osteon.results.pacs import StandInPacs
 from osteon.results.scu import Destination
 
+LINE_MAX = 76
 PACS_AE_TITLE = "DEMO-PACS"
 _ENDED_WITHOUT = (Status.FAILED, Status.REJECTED)
 
@@ -94,30 +96,28 @@ def _through_the_node(out: Path, pacs: StandInPacs, series: Series, timeout_s: f
 def _await_delivery(sandbox: Sandbox, series: Series, timeout_s: float) -> Story:
     """Tell what happens as it happens, until the result is delivered."""
     deadline = time.monotonic() + timeout_s
+    console = Console(stderr=True)
     told = 0
     with (
         job_table(sandbox.settings) as table,
-        Console(stderr=True).status("waits for the first slice") as status,
+        console.status("waits for the first slice") as status,
     ):
         while time.monotonic() < deadline:
             sandbox.check()
             story = views.trace(table, series.series_instance_uid)[-1]
-            told = _tell(story, told, lambda line: status.update(printable(line)))
+            for event in story["events"][told:]:
+                line = f"  {event['who']:<11}{event['why']}"
+                console.print(Text(printable(line)), soft_wrap=True)
+            told = len(story["events"])
             job = story["jobs"][0] if story["jobs"] else None
             if job is not None and job["status"] == Status.DONE:
                 return story
             if job is not None and job["status"] in _ENDED_WITHOUT:
                 raise OsteonError(f"the node made no result of it: {job['reason']}")
+            now = f"waits for {story['waits_for']}" if job is None else job["reason"]
+            status.update(Text(printable(now)[:LINE_MAX]))
             time.sleep(POLL_S)
     raise OsteonError(f"no result within {timeout_s:g} s: see {sandbox.log}")
-
-
-def _tell(story: Story, told: int, show: Callable[[str], None]) -> int:
-    for event in story["events"][told:]:
-        click.echo(printable(f"  {event['who']:<11}{event['why']}"), err=True)
-    waits = story["jobs"][0]["reason"] if story["jobs"] else f"waits for {story['waits_for']}"
-    show(waits)
-    return len(story["events"])
 
 
 def _check(pacs: StandInPacs, series: Series) -> Path:
