@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from osteon.pipeline.bonevolume import BoneVolumeParameters, bone_mask
+from osteon.pipeline.boneshape import BoneVolumeParameters
+from osteon.pipeline.bonevolume import bone_mask
 from osteon.pipeline.evidence import EvidenceParameters, slice_evidence
 from osteon.pipeline.modelspec import InputSpec, ModelSpec, SegmentSpec
 from osteon.pipeline.volume import Volume

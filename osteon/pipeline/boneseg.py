@@ -101,16 +101,19 @@ def _named_by_model(
 def _named_by_size(
     mask_zyx: NDArray[np.uint8], voxel_ml: float, volume_ml_min: float
 ) -> tuple[NDArray[np.uint8], tuple[Segment, ...]]:
-    components_zyx, count = cc3d.connected_components(mask_zyx, connectivity=26, return_N=True)
-    sizes = np.bincount(components_zyx.ravel(), minlength=count + 1)
+    labels_zyx = np.zeros(mask_zyx.shape, np.uint8)
+    box = _bounds(mask_zyx)
+    components_zyx = cc3d.connected_components(mask_zyx[box], connectivity=26)
+    sizes = cc3d.statistics(components_zyx)["voxel_counts"].astype(np.int64)
     sizes[0] = 0
     # A stable sort: of two components of one size, the one that comes first in memory stays first.
     by_size = np.argsort(-sizes, kind="stable")
     kept = [int(component) for component in by_size if sizes[component] * voxel_ml >= volume_ml_min]
-    number_of_component = np.zeros(count + 1, np.uint8)
+    number_of_component = np.zeros(sizes.size, np.uint8)
     for rank, component in enumerate(kept):
         number_of_component[component] = min(rank, NAMED_MAX) + 1
-    labels_zyx = number_of_component[components_zyx]
+    for index, plane_yx in enumerate(components_zyx):
+        labels_zyx[box][index] = number_of_component[plane_yx]
     segments = [
         _bone(rank + 1, f"Bone {rank + 1}", PALETTE[rank], float(sizes[component]) * voxel_ml)
         for rank, component in enumerate(kept[:NAMED_MAX])
@@ -119,6 +122,16 @@ def _named_by_size(
         others_ml = float(sizes[kept[NAMED_MAX:]].sum()) * voxel_ml
         segments.append(_bone(NAMED_MAX + 1, "Bone, other parts", OTHER_RGB, others_ml))
     return labels_zyx, tuple(segments)
+
+
+def _bounds(mask_zyx: NDArray[np.uint8]) -> tuple[slice, slice, slice]:
+    """Return the smallest box around the mask, or one voxel where it is empty."""
+    sides = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        found = np.flatnonzero(mask_zyx.any(axis=others))
+        sides.append(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 1))
+    return sides[0], sides[1], sides[2]
 
 
 def _bone(number: int, label: str, rgb: tuple[int, int, int], volume_ml: float) -> Segment:

@@ -22,6 +22,11 @@ OUTSIDE, METAL = 0, 255
 HU_STEP, HU_OFFSET = 5.0, -255.0
 
 
+def level(hu: float) -> float:
+    """Return a density in the units of the evidence."""
+    return (hu - HU_OFFSET) / HU_STEP
+
+
 @dataclass(frozen=True)
 class EvidenceParameters:
     """What decides the evidence of a slice.
@@ -91,7 +96,7 @@ def _body(
     """Tissue that is thicker than a table or as dense as a skull, and all that lies within it."""
     step = max(1, round(parameters.grid_mm / max(spacing_yx_mm)))
     rows, columns = density_yx.shape
-    coarse_yx = shrunk(density_yx, (step, step))
+    coarse_yx = shrunk(density_yx[None], (1, step, step))[0]
     tissue_yx = coarse_yx > parameters.tissue_hu
     grid_mm = (spacing_yx_mm[0] * step, spacing_yx_mm[1] * step)
     half = voxels(parameters.table_mm / 2.0, grid_mm, at_least=1)

@@ -17,13 +17,15 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 def shrunk(
     image: NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.bool_], factors: tuple[int, ...]
 ) -> NDArray[np.float32]:
-    """Average blocks of voxels; blocks that reach beyond the border repeat it."""
+    """Average blocks of voxels of a volume; blocks that reach beyond the border repeat it."""
     width = [(0, -n % factor) for n, factor in zip(image.shape, factors, strict=True)]
     padded = np.pad(image, width, mode="edge") if any(after for _, after in width) else image
     total = np.zeros([n // f for n, f in zip(padded.shape, factors, strict=True)], np.float32)
-    for offset in itertools.product(*(range(factor) for factor in factors)):
-        block = padded[tuple(slice(o, None, f) for o, f in zip(offset, factors, strict=True))]
-        total += np.asarray(block, dtype=np.float32)
+    # One plane after another, so that it stays in the cache while its blocks are summed.
+    for index, plane in enumerate(total):
+        for offset in itertools.product(*(range(factor) for factor in factors)):
+            block_yx = padded[index * factors[0] + offset[0]]
+            np.add(plane, block_yx[offset[1] :: factors[1], offset[2] :: factors[2]], out=plane)
     total *= np.float32(1.0 / np.prod(factors))
     return total
 
@@ -42,15 +44,18 @@ def gaussian(image: NDArray[np.float32], sigmas: tuple[float, ...]) -> NDArray[n
         radius = int(np.ceil(3.0 * sigma))
         taps = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
         taps = (taps / (taps[0] + 2.0 * taps[1:].sum())).astype(np.float32)
-        padded = _along(image, axis, radius)
+        padded = _padded(image, axis, radius)
         count = image.shape[axis]
-        smooth = padded[radius : radius + count] * taps[0]
+        smooth = image * taps[0]
+        pair = np.empty_like(smooth)
         for step in range(1, radius + 1):
-            pair = padded[radius - step :][:count] + padded[radius + step :][:count]
+            before = _part(padded, axis, radius - step, radius - step + count)
+            after = _part(padded, axis, radius + step, radius + step + count)
+            np.add(before, after, out=pair)
             pair *= taps[step]
             smooth += pair
-        image = np.moveaxis(smooth, 0, axis)
-    return np.ascontiguousarray(image)
+        image = smooth
+    return image
 
 
 def box_maximum(image: NDArray[Scalar], radii: tuple[int, ...]) -> NDArray[Scalar]:
@@ -64,14 +69,19 @@ def box_maximum(image: NDArray[Scalar], radii: tuple[int, ...]) -> NDArray[Scala
     for axis, radius in enumerate(radii):
         if radius == 0:
             continue
-        wide = _along(image, axis, radius)
+        image = _padded(image, axis, radius)
         covered = 1
         while covered < 2 * radius + 1:
             step = min(covered, 2 * radius + 1 - covered)
-            wide = np.maximum(wide[:-step], wide[step:])
+            count = image.shape[axis]
+            image = np.maximum(_part(image, axis, 0, count - step), _part(image, axis, step, count))
             covered += step
-        image = np.moveaxis(wide, 0, axis)
-    return np.ascontiguousarray(image)
+    return image
+
+
+def box_minimum(image: NDArray[np.uint8], radii: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return the smallest value of the box around each voxel."""
+    return ~box_maximum(~image, radii)
 
 
 def voxels(length_mm: float, spacing_mm: tuple[float, ...], at_least: int = 0) -> tuple[int, ...]:
@@ -79,7 +89,10 @@ def voxels(length_mm: float, spacing_mm: tuple[float, ...], at_least: int = 0) -
     return tuple(max(at_least, round(length_mm / mm)) for mm in spacing_mm)
 
 
-def _along(image: NDArray[Scalar], axis: int, radius: int) -> NDArray[Scalar]:
-    """Repeat the border of the image along one axis and put that axis first."""
+def _padded(image: NDArray[Scalar], axis: int, radius: int) -> NDArray[Scalar]:
     width = [(radius, radius) if other == axis else (0, 0) for other in range(image.ndim)]
-    return np.moveaxis(np.pad(image, width, mode="edge"), axis, 0)
+    return np.pad(image, width, mode="edge")
+
+
+def _part(image: NDArray[Scalar], axis: int, start: int, stop: int) -> NDArray[Scalar]:
+    return image[(*(slice(None),) * axis, slice(start, stop))]

@@ -13,7 +13,9 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from osteon.pipeline.filters import box_maximum, voxels
+from osteon.pipeline.evidence import HU_STEP, level
+from osteon.pipeline.filters import box_maximum, box_minimum, voxels
+from osteon.pipeline.tissue import Tissue
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class LumenParameters:
 
     Attributes
     ----------
+    bright_hu : float
+        Contrast medium is this much denser than soft tissue.
     flat_hu, flat_noise : float
         Range of a plateau in a box of 3 voxels a side: so much, plus so many times the noise.
     hu_max : float
@@ -34,6 +38,7 @@ class LumenParameters:
         At least so much of what lies beyond is soft tissue.
     """
 
+    bright_hu: float = 70.0
     flat_hu: float = 40.0
     flat_noise: float = 4.0
     hu_max: float = 600.0
@@ -43,51 +48,46 @@ class LumenParameters:
 
 
 def lumens(
-    density_zyx: NDArray[np.float32],
+    level_zyx: NDArray[np.uint8],
     spacing_zyx_mm: tuple[float, float, float],
-    soft_hu: float,
-    bright_hu: float,
-    noise_hu: float,
+    tissue: Tissue,
     parameters: LumenParameters,
 ) -> NDArray[np.bool_]:
     """Return the spaces that contrast medium fills, their blurred edge included.
 
     Parameters
     ----------
-    density_zyx : ndarray of float32, shape (slices, rows, columns)
-        Hounsfield units.
-    soft_hu, bright_hu, noise_hu : float
-        Density of soft tissue, the least density that may be taken for a wall, and the noise.
+    level_zyx : ndarray of uint8, shape (slices, rows, columns)
+        Densities in the units of `osteon.pipeline.evidence`.
 
     Returns
     -------
     ndarray of bool, shape (slices, rows, columns)
     """
-    flat_hu = parameters.flat_hu + parameters.flat_noise * noise_hu
-    found = np.zeros(density_zyx.shape, bool)
+    flat = (parameters.flat_hu + parameters.flat_noise * tissue.noise_hu) / HU_STEP
+    soft = level(tissue.soft_hu)
+    found = np.zeros(level_zyx.shape, bool)
     one = (1, 1, 1)
-    plateau = (density_zyx > bright_hu) & (density_zyx < parameters.hu_max)
-    spread = box_maximum(density_zyx, one) + box_maximum(-density_zyx, one)
-    plateau &= spread < flat_hu
-    components, count = cc3d.connected_components(
-        plateau.view(np.uint8), connectivity=6, return_N=True
+    plateau = (level_zyx > soft + parameters.bright_hu / HU_STEP) & (
+        level_zyx < level(parameters.hu_max)
     )
+    plateau &= box_maximum(level_zyx, one) - box_minimum(level_zyx, one) < flat
+    components = cc3d.connected_components(plateau.view(np.uint8), connectivity=6)
     statistics = cc3d.statistics(components)
     voxel_ml = float(np.prod(spacing_zyx_mm)) / 1000.0
     border = voxels(parameters.border_mm, spacing_zyx_mm, at_least=2)
-    for label in range(1, count + 1):
-        if statistics["voxel_counts"][label] * voxel_ml < parameters.ml_min:
+    for label, count in enumerate(statistics["voxel_counts"]):
+        if label == 0 or count * voxel_ml < parameters.ml_min:
             continue
         box = tuple(
             slice(max(0, side.start - edge - 1), side.stop + edge + 1)
             for side, edge in zip(statistics["bounding_boxes"][label], border, strict=True)
         )
         inside = components[box] == label
-        density = density_zyx[box]
-        level = float(density[inside].mean())
+        around = level_zyx[box]
+        mean = float(around[inside].mean())
         near = box_maximum(inside, border)
         beyond = box_maximum(near, one) & ~near
-        edge_hu = 0.5 * (level + soft_hu)
-        if np.mean(density[beyond] < edge_hu) >= parameters.soft_part_min:
-            found[box] |= near & (density < level + flat_hu)
+        if np.mean(around[beyond] < 0.5 * (mean + soft)) >= parameters.soft_part_min:
+            found[box] |= near & (around < mean + flat)
     return found
