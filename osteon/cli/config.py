@@ -25,7 +25,10 @@ def command() -> None:
 @config_option
 @json_option
 def show(as_json: bool) -> None:
-    """Print the settings in force, defaults included, as a configuration file."""
+    """Print the settings in force as a configuration file.
+
+    Defaults and the environment are included.
+    """
     settings = settings_in_force()
     found = find_config(chosen_config())
     values = settings.model_dump(mode="json")
@@ -40,7 +43,10 @@ def show(as_json: bool) -> None:
 @command.command(epilog=example("osteon config check && systemctl restart osteon.target"))
 @config_option
 def check() -> None:
-    """Check every key, and that the folders, files and models it names are there."""
+    """Check every key, and that what it names is there.
+
+    That is folders, files and models. It prints OK, or one line per fault.
+    """
     # Here alone, since the models bring torch, which takes seconds to load.
     from osteon.cli.checks import faults_of  # noqa: PLC0415 - see above
 
@@ -55,5 +61,8 @@ def check() -> None:
 @command.command(name="reference", epilog=example("osteon config reference > configuration.md"))
 @config_option
 def print_reference() -> None:
-    """Print every key with its type, default, meaning and variable, as Markdown."""
+    """Print every key with its meaning, as Markdown.
+
+    Type, limits, default and environment variable stand beside it.
+    """
     click.echo(reference(), nl=False)

@@ -45,7 +45,10 @@ Story = dict[str, Any]
 @click.option("--slices", type=click.IntRange(8, 2000), default=60, help="Of the phantom.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(10), default=600.0, help="Seconds.")
 def command(ct: Path | None, out: Path | None, slices: int, timeout_s: float) -> None:
-    """Start a node and a stand-in PACS, send a CT, and show when the bones came back."""
+    """Send a CT through a node of its own to a stand-in PACS.
+
+    The bones must come back as a Segmentation that refers to what was sent.
+    """
     out = (out or Path(tempfile.mkdtemp(prefix="osteon-demo-"))).absolute()
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)

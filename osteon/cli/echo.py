@@ -13,7 +13,10 @@ from osteon.results.scu import echo
 @json_option
 @click.argument("name")
 def command(name: str, as_json: bool) -> None:
-    """Send a C-ECHO to a destination, by name or HOST:PORT:AE_TITLE, and say how long it took."""
+    """Say whether a destination answers a C-ECHO, and how fast.
+
+    NAME is a destination of the configuration, or HOST:PORT:AE_TITLE.
+    """
     peer = peer_named(settings_in_force(), name)
     latency_s = echo(peer)
     if as_json:

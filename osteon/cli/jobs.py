@@ -24,7 +24,10 @@ def command() -> None:
 @click.option("--status", type=click.Choice([s.value for s in Status]), help="Only these.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 def list_jobs(status: str | None, limit: int, as_json: bool) -> None:
-    """List jobs, the newest first; series that are still arriving stand before them."""
+    """List jobs, the newest first.
+
+    Series that are still arriving stand before them.
+    """
     with job_table(settings_in_force()) as table:
         found = views.jobs(table, status=Status(status) if status else None, limit=limit)
     if as_json:
@@ -38,7 +41,10 @@ def list_jobs(status: str | None, limit: int, as_json: bool) -> None:
 @json_option
 @click.argument("name", metavar="ID")
 def show(name: str, as_json: bool) -> None:
-    """Show a job with its results, segments and deliveries; ID may be a Series Instance UID."""
+    """Show a job with its results, segments and deliveries.
+
+    ID may be a Series Instance UID.
+    """
     with job_table(settings_in_force()) as table:
         job = views.predict(table, name)
     if as_json:
@@ -63,7 +69,10 @@ def show(name: str, as_json: bool) -> None:
 @config_option
 @click.argument("job_id", metavar="ID", type=click.IntRange(min=1))
 def retry(job_id: int) -> None:
-    """Run a finished job again on the same input; the result keeps its UIDs."""
+    """Run a finished job again on the same input.
+
+    The result keeps its UIDs.
+    """
     with job_table(settings_in_force()) as table:
         jobs.rerun(table, jobs.get(table, job_id), _who())
     click.echo(f"job {job_id} waits to run again")

@@ -25,7 +25,10 @@ def command() -> None:
 @config_option
 @json_option
 def list_models(as_json: bool) -> None:
-    """List the models: those built in, then those of pipeline.models_dir."""
+    """List the models that can be run.
+
+    Those built in come first, then those of pipeline.models_dir.
+    """
     specs = _specs()
     if as_json:
         write_json([spec.model_dump(mode="json") for spec in specs])
@@ -76,7 +79,7 @@ def show(name: str, as_json: bool) -> None:
 @json_option
 @click.argument("name")
 def verify(name: str, as_json: bool) -> None:
-    """Load a model, check the digest of its weights, and run it on a small volume."""
+    """Load a model, check its digest, and run it on a small volume."""
     # Models bring torch, which takes seconds to load.
     from osteon.pipeline.model import load_model  # noqa: PLC0415 - see above
     from osteon.pipeline.prediction import predict_slices  # noqa: PLC0415 - see above

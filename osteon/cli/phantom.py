@@ -17,7 +17,10 @@ from osteon.cli.output import write_json, writing_to
 @click.option("--rows", type=click.IntRange(64, 1024), default=256, show_default=True)
 @click.option("--columns", type=click.IntRange(64, 1024), default=256, show_default=True)
 def command(out: Path, seed: int, slices: int, rows: int, columns: int, as_json: bool) -> None:
-    """Write a digital CT phantom and the label map of its bones; same options, same bytes."""
+    """Write a digital CT phantom and the label map of its bones.
+
+    The same options give the same bytes.
+    """
     # SciPy and SimpleITK stand behind it, which the other commands need not wait for.
     from osteon.pipeline.phantom import write_phantom  # noqa: PLC0415 - see above
 

@@ -28,7 +28,10 @@ DAY_S = 86_400
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def command(days: float, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Remove inputs, results and records of finished jobs that are older than some days."""
+    """Remove finished series that are older than some days.
+
+    Their inputs, results and records go; series with work to do stay.
+    """
     with job_table(settings_in_force()) as table:
         before = time.time() - days * DAY_S
         found = purgeable(table, before)

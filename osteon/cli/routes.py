@@ -45,7 +45,10 @@ def list_routes(as_json: bool) -> None:
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
 @click.option("--called", metavar="AE_TITLE", help="Called AE title; scp.ae_title where absent.")
 def test(folder: Path, called: str | None, as_json: bool) -> None:
-    """Say of every series in a folder which routes would take it, and which condition decides."""
+    """Say which routes would take the series in a folder, and why.
+
+    The condition that decides is named.
+    """
     settings = settings_in_force()
     with progress("reading") as bar:
         found, skipped = read_folder(folder, bar.show)

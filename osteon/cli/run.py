@@ -41,7 +41,10 @@ SUMMARY = "summary.json"
 )
 @click.option("--model", help="Model; that of the configuration where absent.")
 def command(folder: Path, out: Path, model: str | None, as_json: bool) -> None:
-    """Segment the bones of every CT series in a folder: seg.dcm, preview.png and summary.json."""
+    """Segment the bones of the CT series in a folder, without node.
+
+    It writes seg.dcm, preview.png and summary.json.
+    """
     settings = settings_in_force()
     name = model or settings.pipeline.model
     with progress("reading") as bar:

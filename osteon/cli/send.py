@@ -44,7 +44,10 @@ class Sent:
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
 @click.option("--to", "name", required=True, help="Destination, or HOST:PORT:AE_TITLE.")
 def command(folder: Path, name: str, as_json: bool) -> None:
-    """Send every DICOM file of a folder; exit code 10 if one was not taken."""
+    """Send every DICOM file of a folder by C-STORE.
+
+    The exit code is 10 if one was not taken.
+    """
     peer = peer_named(settings_in_force(), name)
     paths, skipped = sendable(files_of(folder))
     with progress(f"to {peer}", len(paths)) as bar:

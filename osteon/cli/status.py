@@ -29,7 +29,10 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104
 @config_option
 @json_option
 def command(as_json: bool) -> None:
-    """Say which roles run, what is held and what waits for what; exit code 1 if a role is down."""
+    """Say which roles run, what is held and what waits for what.
+
+    The exit code is 1 if a role is down.
+    """
     settings = settings_in_force()
     with job_table(settings) as table:
         found = status_of_node(settings, table)

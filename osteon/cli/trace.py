@@ -16,7 +16,10 @@ from osteon.pipeline.table import views
 @json_option
 @click.argument("name", metavar="ID|ACCESSION")
 def command(name: str, as_json: bool) -> None:
-    """Tell the story of a job, series, study or accession number, and what it waits for."""
+    """Tell the story of a study, and what it waits for now.
+
+    It goes by a job, a series or study UID, or an accession number.
+    """
     with job_table(settings_in_force()) as table:
         stories = views.trace(table, name)
     if as_json:
@@ -58,9 +61,9 @@ def lines_of(story: dict[str, Any]) -> Iterator[str]:
 
 
 def _words(event: dict[str, Any]) -> str:
-    job = f"job {event['job_id']} " if event["job_id"] else ""
+    who = f"job {event['job_id']}" if event["job_id"] else "series"
     place = f" at {event['stage']}" if event["stage"] else ""
-    return f"{job}{event['event']} by {event['who']}: {event['state']}{place}: {event['why']}"
+    return f"{who} {event['event']}{place} ({event['who']}): {event['why']}"
 
 
 def _clock(iso: str) -> str:

@@ -23,7 +23,10 @@ from osteon.results.scu import find_instance
 @click.option("--pacs", is_flag=True, help="Ask the destinations for what was delivered to them.")
 @click.option("--rebuild", is_flag=True, help="Put spool files without a row back on record.")
 def command(deep: bool, pacs: bool, rebuild: bool, as_json: bool) -> None:
-    """Compare disk, job table and destinations; exit code 1 if something is lost or damaged."""
+    """Compare the job table with the disk and the destinations.
+
+    The exit code is 1 if something is lost or damaged.
+    """
     settings = settings_in_force()
     if not (settings.data_dir / SPOOL).is_dir():
         raise ConfigError(f"no spool in {settings.data_dir}: name the node's configuration")
