@@ -28,6 +28,8 @@ class JobView(BaseModel):
     generation: int = Field(description="Grows when slices arrive after the series was complete.")
     route: str | None
     model: str | None
+    source: str = Field(description="Calling AE title of its sender; `HTTP` for an upload.")
+    modality: str
     status: Status
     stage: Stage | None = Field(description="Where on the route it is.")
     state: str = Field(description="What it is doing there.")

@@ -199,7 +199,7 @@ class Upload:
         series, instance = stored.series_instance_uid, stored.sop_instance_uid
         self.accepted.files.append(
             StoredFile(
-                path=f"{views.INPUTS}/{series}/{instance}.dcm",
+                path=views.input_path(series, instance),
                 sop_instance_uid=instance,
                 series_instance_uid=series,
                 duplicate=stored.duplicate,

@@ -13,21 +13,16 @@ from osteon.pipeline.job import Stage, State, Status, progress_of, status_of
 from osteon.pipeline.table.connection import Row, Table
 
 INPUTS, RESULTS = "inputs", "results"
-_FILES = (
-    "SELECT * FROM ("
-    "SELECT 'inputs/' || series_instance_uid || '/' || sop_instance_uid || '.dcm' AS path,"
-    " path AS disk_path, size, 'application/dicom' AS media_type, received AS created, sha256"
-    " FROM instance WHERE id = (SELECT max(id) FROM instance AS other"
-    " WHERE other.sop_instance_uid = instance.sop_instance_uid"
-    " AND other.series_instance_uid = instance.series_instance_uid)"
-    " UNION ALL SELECT path, path AS disk_path, size, media_type, created, sha256 FROM result)"
-    " WHERE substr(path, 1, ?) = ? AND path > ?"
-)
 _JOBS = (
     "SELECT job.*, series.series_instance_uid, series.study_instance_uid, series.generation,"
     " series.instances, series.accession_number, series.patient_id, series.modality"
     " FROM job JOIN series ON series.id = job.series_id"
 )
+
+
+_PAIRS_OF: dict[Status, list[tuple[Stage, State]]] = {
+    status: [(a, b) for a in Stage for b in State if status_of(a, b) is status] for status in Status
+}
 
 
 def iso(seconds: float | None) -> str | None:
@@ -82,17 +77,16 @@ def jobs(
     before : int, optional
         Only jobs with a lower id: the next page.
     """
-    found = [] if before else [_predict_series(s) for s in _receiving(table, limit)]
-    last = before or 2**62
-    while len(found) < limit:
-        page = table.rows(f"{_JOBS} WHERE job.id < ? ORDER BY job.id DESC LIMIT ?", (last, limit))
-        if not page:
-            break
-        last = int(page[-1]["id"])
-        found += [_summary(job) for job in page]
-        if status is not None:
-            found = [job for job in found if job["status"] == status]
-    return found[:limit]
+    shown = status in {None, Status.RECEIVING} and before is None
+    found = [_predict_series(row) for row in _receiving(table, limit)] if shown else []
+    pairs = _PAIRS_OF[status] if status is not None else ()
+    asked = "(job.stage, job.state) IN (VALUES " + ", ".join(["(?, ?)"] * len(pairs)) + ")"
+    rows = table.rows(
+        f"{_JOBS} WHERE job.id < ? AND {asked if pairs else status is None}"
+        " ORDER BY job.id DESC LIMIT ?",
+        (before or 2**62, *(value for pair in pairs for value in pair), limit - len(found)),
+    )
+    return found + [_summary(job) for job in rows]
 
 
 def files(
@@ -107,10 +101,12 @@ def files(
     after : str
         Only paths behind this one: the next page.
     """
-    rows = table.rows(
-        f"{_FILES} ORDER BY path LIMIT ?",
-        (len(prefix), prefix, after, limit),
-    )
+    rows = _input_files(table, prefix, limit, after) if not after.startswith(RESULTS) else []
+    if len(rows) < limit:
+        rows += table.rows(
+            "SELECT * FROM result WHERE substr(path, 1, ?) = ? AND path > ? ORDER BY path LIMIT ?",
+            (len(prefix), prefix, after, limit - len(rows)),
+        )
     keys = ("path", "size", "media_type", "sha256")
     return [{k: row[k] for k in keys} | {"created": iso(row["created"])} for row in rows]
 
@@ -219,6 +215,8 @@ def _predict_series(series: Row) -> dict[str, Any]:
         "generation": series["generation"],
         "route": None,
         "model": None,
+        "source": series["calling_ae_title"],
+        "modality": series["modality"],
         "status": Status.RECEIVING,
         "stage": None,
         "state": series["state"],
@@ -242,6 +240,8 @@ def _summary(job: Row) -> dict[str, Any]:
         "generation": job["generation"],
         "route": job["route"],
         "model": job["model"],
+        "source": job["calling_ae_title"],
+        "modality": job["modality"],
         "status": status_of(stage, state),
         "stage": stage,
         "state": state,
@@ -295,6 +295,48 @@ def _receiving(table: Table, limit: int) -> list[Row]:
     return table.rows(
         "SELECT * FROM series WHERE state = 'receiving' ORDER BY id DESC LIMIT ?", (limit,)
     )
+
+
+def input_path(series_instance_uid: str, sop_instance_uid: str) -> str:
+    """Return the path by which the outside asks for an instance."""
+    return f"{INPUTS}/{series_instance_uid}/{sop_instance_uid}.dcm"
+
+
+def _input_files(table: Table, prefix: str, limit: int, after: str) -> list[Row]:
+    """Return a page of instances in the order of (Series, SOP) Instance UID, by the index."""
+    room, series, instance = (*prefix.split("/", 2), "", "")[:3]
+    if not (f"{INPUTS}/".startswith(room) if prefix == room else room == INPUTS):
+        return []
+    whole_series = prefix.count("/") > 1
+    last = (*after.removesuffix(".dcm").split("/"), "", "")
+    found = table.rows(
+        "SELECT *, max(id) FROM instance WHERE (series_instance_uid, sop_instance_uid) > (?, ?)"
+        " AND series_instance_uid >= ? AND substr(series_instance_uid, 1, ?) = ?"
+        " AND (NOT ? OR series_instance_uid = ?)"
+        " AND substr(sop_instance_uid || '.dcm', 1, ?) = ?"
+        " GROUP BY series_instance_uid, sop_instance_uid LIMIT ?",
+        (
+            last[1],
+            last[2],
+            series,
+            len(series),
+            series,
+            whole_series,
+            series,
+            len(instance),
+            instance,
+            limit,
+        ),
+    )
+    return [
+        dict(row)
+        | {
+            "path": input_path(row["series_instance_uid"], row["sop_instance_uid"]),
+            "media_type": "application/dicom",
+            "created": row["received"],
+        }
+        for row in found
+    ]
 
 
 def _input_file(table: Table, path: str) -> Row | None:
