@@ -2,7 +2,10 @@
 
 import json
 import os
+import tempfile
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from osteon.cli.toml import to_toml
 from osteon.config.load import load_settings
 from osteon.config.settings import Settings
 
+NOBODY = 65534
 DOCUMENT = Path(__file__).parents[3] / "docs" / "configuration.md"
 CONFIG = """\
 data_dir = "{folder}/data"
@@ -134,13 +138,28 @@ def test_check_names_every_fault_of_the_machine(tmp_path: Path) -> None:
         assert fault in out
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_check_says_that_the_data_folder_is_not_writable(tmp_path: Path) -> None:
-    locked = tmp_path / "locked"
-    locked.mkdir(0o500)
-    path = tmp_path / "osteon.toml"
-    path.write_text(f'data_dir = "{locked}/data"\n')
-    assert "is not writable" in run("config", "check", "--config", path)[1]
+def test_check_says_that_the_data_folder_is_not_writable() -> None:
+    with tempfile.TemporaryDirectory() as folder, as_nobody(Path(folder)):
+        locked = Path(folder) / "locked"
+        locked.mkdir(0o500)
+        path = Path(folder) / "osteon.toml"
+        path.write_text(f'data_dir = "{locked}/data"\n')
+        assert "is not writable" in run("config", "check", "--config", path)[1]
+
+
+@contextmanager
+def as_nobody(folder: Path) -> Iterator[None]:
+    """Own a folder as a user without privileges; root may write everywhere."""
+    run("config", "check")  # What it imports may be readable for root alone.
+    if os.geteuid() != 0:
+        yield
+        return
+    os.chown(folder, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
 
 
 def test_the_committed_reference_is_what_the_schema_prints() -> None:
