@@ -123,3 +123,9 @@ def test_the_supervisor_sleeps_while_nothing_happens(start) -> None:
 
 def _runs(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_ctrl_c_at_the_terminal_reaches_the_supervisor_alone(start) -> None:
+    running = start(ROLE)
+    (pid,) = wait_until(running.pids)
+    assert os.getpgid(pid) != os.getpgid(running.process.pid)
