@@ -8,7 +8,7 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from osteon.errors import StageError
+from osteon.errors import ModelError, StageError
 from osteon.pipeline.model import Model
 from osteon.pipeline.modelspec import SegmentSpec
 from osteon.pipeline.volume import Volume
@@ -59,6 +59,8 @@ def combine(
     ------
     StageError
         The model failed; another attempt may succeed.
+    ModelError
+        The model's label map is not what its interface says.
     """
     if prediction_zyx.shape != volume.hu_zyx.shape:
         raise StageError(
@@ -68,6 +70,11 @@ def combine(
         joined_zyx = model.join(prediction_zyx, volume)
     except (RuntimeError, MemoryError) as error:  # what torch and ITK raise, out of memory included
         raise StageError(f"{model.name}: boneseg failed: {error}") from error
+    if joined_zyx.shape != volume.hu_zyx.shape or joined_zyx.dtype != np.uint8:
+        raise ModelError(
+            f"{model.name}: joined {joined_zyx.dtype} of shape {joined_zyx.shape}, "
+            f"not uint8 of shape {volume.hu_zyx.shape}"
+        )
     voxel_ml = abs(float(np.linalg.det(volume.geometry.affine[:3, :3]))) / 1000.0
     if model.segments:
         return _named_by_model(joined_zyx, model.segments, voxel_ml)

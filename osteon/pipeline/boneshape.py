@@ -79,10 +79,10 @@ class BoneVolumeParameters:
     sheet_mm: float = 3.0
     ray_mm: float = 40.0
     rays_min: int = 20
-    leak_mm: float = 30.0
-    leak_max: float = 0.35
+    leak_mm: float = 20.0
+    leak_max: float = 0.55
     marrow_hu_min: float = -200.0
-    core_rays_min: int = 24
+    core_rays_min: int = 25
     core_ml_min: float = 0.5
     bone_hu: float = 90.0
     thin_ml_min: float = 1.0
@@ -197,7 +197,8 @@ def _bone(
     bone = core | (level_zyx > level(tissue.soft_hu + parameters.bone_hu))
     bone = _kept(bone, core, lumen, level_zyx, grid_mm, tissue, parameters)
     filled = np.asarray(fill_voids.fill(bone), bool) & tissue_like
-    return bone | filled, (marrow & bone) | (filled & ~bone)
+    # A wall among walls is bone too, even where a denser cortex nearby raises the threshold.
+    return bone | filled, (core & bone) | (filled & ~bone)
 
 
 def _sheets(

@@ -90,9 +90,9 @@ def leakage(
     """How freely the outside reaches each open voxel: 1 beside it, 0 where it cannot.
 
     The stationary solution of a diffusion that comes in from `outside_zyx`, spreads through
-    `open_zyx`, and dies away over `length_mm` (a screened Poisson equation, Jacobi iteration). A
-    space behind a small hole, as a vertebral body behind its basivertebral foramen, stays near 0;
-    a space with a wide opening, as the spinal canal, does not.
+    `open_zyx`, and dies away over `length_mm` (a screened Poisson equation, solved by successive
+    over-relaxation to about 0.001). A space behind a small hole, as a vertebral body behind its
+    basivertebral foramen, stays near 0; one with a wide opening, as the spinal canal, does not.
 
     Parameters
     ----------
@@ -108,34 +108,53 @@ def leakage(
     ndarray of float32, shape (slices, rows, columns)
         0 to 1 in open voxels; 0 in walls, 1 outside.
     """
-    inside = np.flatnonzero(open_zyx)
+    inside, evens = _chequered(open_zyx)
     count = inside.size
     number = np.full(open_zyx.size, count + 1, np.int32)
     number[inside] = np.arange(count, dtype=np.int32)
     number[np.flatnonzero(outside_zyx)] = count
-    flat = conductance_zyx.reshape(-1)
-    total = np.full(count, length_mm**-2, np.float32)
-    neighbours, weights = [], []
-    strides = (open_zyx.shape[1] * open_zyx.shape[2], open_zyx.shape[2], 1)
-    position = np.unravel_index(inside, open_zyx.shape)
-    for axis, step in itertools.product(range(3), (-1, 1)):
-        coordinate = position[axis] + step
-        within = (coordinate >= 0) & (coordinate < open_zyx.shape[axis])
-        other = np.where(within, inside + step * strides[axis], inside)
-        neighbour = np.where(within, number[other], np.int32(count + 1))
-        weight = np.minimum(flat[inside], flat[other]) / np.float32(spacing_zyx_mm[axis] ** 2)
-        weight[neighbour == count + 1] = 0.0
-        total += weight
-        neighbours.append(neighbour)
-        weights.append(weight)
-    level = np.zeros(count + 2, np.float32)
-    level[count] = 1.0
-    weights = [weight / total for weight in weights]
-    for _ in range(int(np.ceil(6.0 * length_mm / min(spacing_zyx_mm)))):
-        following = weights[0] * level[neighbours[0]]
-        for weight, neighbour in zip(weights[1:], neighbours[1:], strict=True):
-            following += weight * level[neighbour]
-        level[:count] = following
+    neighbours, weights = _links(inside, number, conductance_zyx, spacing_zyx_mm)
+    weights /= weights.sum(axis=0) + np.float32(length_mm**-2)
+    # The spectral radius of the Jacobi iteration gives the best over-relaxation (Young 1954).
+    radius = 1.0 - min(spacing_zyx_mm) ** 2 / (6.0 * length_mm**2 + min(spacing_zyx_mm) ** 2)
+    factor = np.float32(2.0 / (1.0 + (1.0 - radius**2) ** 0.5))
+    values = np.zeros(count + 2, np.float32)
+    values[count] = 1.0
+    for _ in range(int(np.ceil(8.0 * length_mm / min(spacing_zyx_mm)))):
+        for half in (slice(0, evens), slice(evens, count)):
+            values[half] *= 1.0 - factor
+            for weight, neighbour in zip(weights, neighbours, strict=True):
+                values[half] += factor * weight[half] * values[neighbour[half]]
     result = outside_zyx.astype(np.float32)
-    result.reshape(-1)[inside] = level[:count]
+    result.reshape(-1)[inside] = values[:count]
     return result
+
+
+def _chequered(open_zyx: NDArray[np.bool_]) -> tuple[NDArray[np.intp], int]:
+    """Return the flat places of the open voxels, even ones first, and the number of even ones."""
+    inside = np.flatnonzero(open_zyx)
+    odd = np.add.reduce(np.unravel_index(inside, open_zyx.shape)) % 2 == 1
+    return np.concatenate([inside[~odd], inside[odd]]), int((~odd).sum())
+
+
+def _links(
+    inside: NDArray[np.intp],
+    number: NDArray[np.int32],
+    conductance_zyx: NDArray[np.float32],
+    spacing_zyx_mm: tuple[float, float, float],
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return the numbers of the six neighbours of each open voxel, and how well each conducts."""
+    shape, flat = conductance_zyx.shape, conductance_zyx.reshape(-1)
+    wall = inside.size + 1  # the number of whatever is neither open nor outside
+    strides = (shape[1] * shape[2], shape[2], 1)
+    position = np.unravel_index(inside, shape)
+    neighbours = np.empty((6, inside.size), np.int32)
+    weights = np.empty((6, inside.size), np.float32)
+    for row, (axis, step) in enumerate(itertools.product(range(3), (-1, 1))):
+        coordinate = position[axis] + step
+        within = (coordinate >= 0) & (coordinate < shape[axis])
+        other = np.where(within, inside + step * strides[axis], inside)
+        neighbours[row] = np.where(within, number[other], wall)
+        weights[row] = np.minimum(flat[inside], flat[other]) / np.float32(spacing_zyx_mm[axis] ** 2)
+        weights[row][neighbours[row] == wall] = 0.0
+    return neighbours, weights

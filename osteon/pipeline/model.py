@@ -96,8 +96,11 @@ def load_model(name: str, models_dir: Path | None = None) -> Model:
     for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
         factory: Callable[[], Model] = entry_point.load()
         return factory()
-    known = ", ".join(spec.name for spec in list_models(models_dir))
-    raise ModelError(f"no model {name!r} in {models_dir or 'this installation'}; known: {known}")
+    known = [spec.name for spec in list_models(models_dir)]
+    known += sorted(entry_point.name for entry_point in entry_points(group=ENTRY_POINT_GROUP))
+    raise ModelError(
+        f"no model {name!r} in {models_dir or 'this installation'}; known: {', '.join(known)}"
+    )
 
 
 def list_models(models_dir: Path | None = None) -> list[ModelSpec]:

@@ -115,11 +115,11 @@ def read_spec(folder: Path) -> ModelSpec:
     Raises
     ------
     ModelError
-        The file is missing, is not TOML, or a key or value is wrong.
+        The file is missing, is not TOML, a key or value is wrong, or the name is not the folder's.
     """
     path = folder / SPEC_FILE
     try:
-        return ModelSpec.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        spec = ModelSpec.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -128,3 +128,6 @@ def read_spec(folder: Path) -> ModelSpec:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "model"
         raise ModelError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from error
+    if spec.name != folder.name:
+        raise ModelError(f"{path}: the name is {spec.name!r}, the folder's {folder.name!r}")
+    return spec

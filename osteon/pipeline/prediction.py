@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osteon.errors import StageError
+from osteon.errors import ModelError, StageError
 from osteon.pipeline.model import Model
 from osteon.pipeline.volume import Volume
 
@@ -56,5 +56,9 @@ def predict_slices(
         prediction_zyx = model.predict(hu_zyx, affine)
     except (RuntimeError, MemoryError) as error:  # what torch raises, out of memory included
         raise StageError(f"{model.name}: prediction failed: {error}") from error
-    assert prediction_zyx.shape == hu_zyx.shape
+    if prediction_zyx.shape != hu_zyx.shape or prediction_zyx.dtype != np.uint8:
+        raise ModelError(
+            f"{model.name}: predicted {prediction_zyx.dtype} of shape {prediction_zyx.shape}, "
+            f"not uint8 of shape {hu_zyx.shape}"
+        )
     return prediction_zyx

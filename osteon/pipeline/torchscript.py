@@ -8,6 +8,7 @@ returns logits, (1, classes, *patch); with one class a logit above 0 is class 1.
 import hashlib
 import io
 import itertools
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -45,10 +46,7 @@ class TorchScriptModel:
         path = folder / spec.weights
         weights = _checked(path, str(spec.sha256))
         self.digest = hashlib.sha256(weights + spec.model_dump_json().encode()).hexdigest()
-        try:
-            self.network = torch.jit.load(io.BytesIO(weights), map_location=_device())  # type: ignore[no-untyped-call] # torch gives it no types
-        except (RuntimeError, ValueError) as error:
-            raise ModelError(f"{path}: no TorchScript archive: {error}") from error
+        self.network = _loaded(weights, path)
         self.network.eval()
 
     def predict(
@@ -132,6 +130,19 @@ def _checked(path: Path, sha256: str) -> bytes:
     if found != sha256:
         raise ModelError(f"{path}: sha256 is {found}, model.toml says {sha256}: not loaded")
     return weights
+
+
+def _loaded(weights: bytes, path: Path) -> torch.jit.ScriptModule:
+    with warnings.catch_warnings():
+        # torch has deprecated TorchScript for new networks; folders with older ones remain.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            network: torch.jit.ScriptModule = torch.jit.load(  # type: ignore[no-untyped-call] # so
+                io.BytesIO(weights), map_location=_device()
+            )
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"{path}: no TorchScript archive: {error}") from error
+    return network
 
 
 def _device() -> torch.device:
