@@ -13,7 +13,7 @@ import structlog
 
 from osteon.config.settings import Generations, Priority, RouteSettings, Settings
 from osteon.errors import StaleTransition
-from osteon.pipeline.completeness import Slice, judge
+from osteon.pipeline.completeness import Slice, Verdict, judge
 from osteon.pipeline.intake import GIGABYTE
 from osteon.pipeline.routes import Candidate, choose, decide
 from osteon.pipeline.spool import free_bytes
@@ -27,18 +27,19 @@ CLASSES = tuple(Priority)
 log = structlog.get_logger(__name__)
 
 
-def complete_due_series(settings: Settings, table: Table) -> None:
-    """Judge every series whose quiet time is over; create the jobs of those that are complete."""
-    for row in series.due(table):
-        # An instance that arrives in between makes the row stale: it is judged again later.
-        with suppress(StaleTransition):
-            _judge_series(settings, table, row)
+def judge_series(settings: Settings, table: Table, row: Row) -> None:
+    """Judge a series whose quiet time is over, and create its jobs if it is complete."""
+    # An instance that arrives in between makes the row stale: it is judged again later.
+    with suppress(StaleTransition):
+        _judge(settings, table, row)
 
 
 def admit_waiting(settings: Settings, table: Table) -> None:
     """Let in the jobs that the throttler says, and write down what the others wait for."""
     running_max = settings.pipeline.running_max
-    heads = {head["id"]: head for head in jobs.heads_of_lines(table, running_max)}
+    inside = jobs.admitted_by_source(table)
+    room = max(1, running_max - sum(inside.values()))
+    heads = {head["id"]: head for head in jobs.heads_of_lines(table, room)}
     if not heads:
         return
     waiting = [Waiting(h["id"], h["calling_ae_title"], h["priority"]) for h in heads.values()]
@@ -47,8 +48,8 @@ def admit_waiting(settings: Settings, table: Table) -> None:
         free_bytes_min=int(settings.pipeline.disk_reserve_gb * GIGABYTE),
         weights={source.ae_title: source.weight for source in settings.source},
     )
-    inside = jobs.admitted_by_source(table)
-    answer = admit(waiting, inside, free_bytes(table.data_dir), limits)
+    served = jobs.last_admitted(table, {job.source for job in waiting})
+    answer = admit(waiting, inside, free_bytes(table.data_dir), limits, served)
     for job_id in answer.admitted:
         with suppress(StaleTransition):  # A person has cancelled it meanwhile.
             jobs.admit(table, heads.pop(job_id), "admitted: waits for a worker")
@@ -57,35 +58,59 @@ def admit_waiting(settings: Settings, table: Table) -> None:
             jobs.explain(table, head, answer.held)
 
 
-def _judge_series(settings: Settings, table: Table, row: Row) -> None:
-    instances = series.input_of(table, row)
-    source = settings.source_of(row["calling_ae_title"])
-    own_quiet_s = source.quiet_s if source is not None else None
-    quiet_s = settings.scp.quiet_s if own_quiet_s is None else own_quiet_s
+def _judge(settings: Settings, table: Table, row: Row) -> None:
     now = table.clock()
-    verdict = judge(
-        [_slice_of(instance) for instance in instances],
-        last=row["last"],
-        now=now,
-        quiet_s=quiet_s,
-        gap_wait_s=settings.scp.gap_wait_s,
-    )
+    instances = series.input_of(table, row)
+    verdict = _verdict_on(settings, row, instances, now)
     if not verdict.complete:
         series.postpone(table, row, verdict.due, verdict.why)
         return
-    siblings = series.of_study(table, row["study_instance_uid"])
-    loud = [s for s in siblings if s["state"] == "receiving" and s["last"] + quiet_s > now]
+    study = series.of_study(table, row["study_instance_uid"])
+    siblings = [row, *(s for s in study if s["series_instance_uid"] != row["series_instance_uid"])]
     new_jobs = _route(settings, row, instances, siblings)
-    if loud and any(_is_chosen(settings, job) for job in new_jobs):
-        until = max(s["last"] for s in loud) + quiet_s
-        series.postpone(table, row, until, f"{len(loud)} other series of its study to be complete")
-        return
+    if any(_is_chosen(settings, job) for job in new_jobs):
+        # Of series that wait for each other none is open at the latest of their due times.
+        dues = [_open_until(settings, table, s, now) for s in siblings if s is not row]
+        open_until = [due for due in dues if due is not None]
+        if open_until:
+            why = f"{len(open_until)} other series of its study to be complete"
+            series.postpone(table, row, max(open_until), why)
+            return
     with table.write():
         ids = series.complete(table, row, verdict.why, new_jobs)
         if settings.pipeline.generations is Generations.REPLACE:
-            for earlier in jobs.earlier_unfinished(table, row):
-                jobs.supersede(table, earlier, f"superseded by generation {row['generation']}")
+            for job in new_jobs:
+                _supersede_earlier(table, row, job)
     log.info("series complete", series=row["series_instance_uid"], jobs=ids, why=verdict.why)
+
+
+def _verdict_on(settings: Settings, row: Row, instances: Sequence[Row], now: float) -> Verdict:
+    source = settings.source_of(row["calling_ae_title"])
+    own_quiet_s = source.quiet_s if source is not None else None
+    return judge(
+        [_slice_of(instance) for instance in instances],
+        last=row["last"],
+        now=now,
+        quiet_s=settings.scp.quiet_s if own_quiet_s is None else own_quiet_s,
+        gap_wait_s=settings.scp.gap_wait_s,
+    )
+
+
+def _open_until(settings: Settings, table: Table, sibling: Row, now: float) -> float | None:
+    """Return when a series that is still open is looked at next; None where it is not open."""
+    if sibling["state"] != "receiving":
+        return None
+    if sibling["due"] > now:
+        return float(sibling["due"])
+    verdict = _verdict_on(settings, sibling, series.input_of(table, sibling), now)
+    return None if verdict.complete else verdict.due
+
+
+def _supersede_earlier(table: Table, row: Row, job: NewJob) -> None:
+    if job.rejected is not None:
+        return  # Nothing takes the place of what the earlier generation became.
+    for earlier in jobs.earlier_unfinished(table, row, job.route):
+        jobs.supersede(table, earlier, f"superseded by generation {row['generation']}")
 
 
 def _route(

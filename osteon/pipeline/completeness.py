@@ -7,7 +7,7 @@ until when. Pure functions; the observer calls them with its clock.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import median
+from statistics import median, median_low
 
 GAP_RATIO = 1.5  # A step this much longer than the median step leaves out a slice.
 RANGES_NAMED_MAX = 4
@@ -94,8 +94,8 @@ def missing_slices(slices: Sequence[Slice]) -> str:
 def _number_gaps(numbers: Sequence[int]) -> list[str]:
     if len(numbers) < 3:
         return []
-    step = median(b - a for a, b in pairwise(numbers))
-    gaps = [(a + 1, b - 1) for a, b in pairwise(numbers) if b - a > GAP_RATIO * step]
+    step = median_low(b - a for a, b in pairwise(numbers))
+    gaps = [(a + step, b - step) for a, b in pairwise(numbers) if b - a > GAP_RATIO * step]
     return [f"{a}–{b}" if a < b else f"{a}" for a, b in gaps]
 
 

@@ -6,12 +6,14 @@ one association a destination, and their outcome goes back into the table. The o
 
 import random
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from osteon.config.settings import DestinationSettings, Settings
-from osteon.errors import DeliveryRefusedError, OsteonError
+from osteon.errors import DeliveryRefusedError, OsteonError, StaleTransition
 from osteon.pipeline.backoff import backoff_s
 from osteon.pipeline.table import deliveries, jobs
 from osteon.pipeline.table.connection import Row, Table
@@ -21,11 +23,20 @@ SENDERS_MAX = 4
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class _Breaker:
+    """A destination that rests: failures in a row, until when, and why."""
+
+    failures: int
+    until: float
+    why: str
+
+
 class Delivery:
     """Send what is due.
 
-    One delivery at a time goes to a destination. When one fails, the destination rests until that
-    delivery's next attempt is due, so that a dead PACS is not called once for every result.
+    One delivery at a time goes to a destination. When one fails, the destination rests, for longer
+    with every failure in a row, so that a dead PACS is not called once for every result.
     """
 
     def __init__(self, settings: Settings, table: Table) -> None:
@@ -34,26 +45,29 @@ class Delivery:
         self._destinations = {d.name: d for d in settings.destination}
         self._pool = ThreadPoolExecutor(SENDERS_MAX, thread_name_prefix="delivery")
         self._sending: dict[str, tuple[Future[None], Row]] = {}
-        self._resting: dict[str, tuple[float, str]] = {}
+        self._breakers: dict[str, _Breaker] = {}
         self._jitter = random.Random()  # noqa: S311 - it spreads retries and keeps no secret
 
     def tick(self) -> None:
         """Record what was sent, and send what is due."""
         for name in [n for n, (future, _) in self._sending.items() if future.done()]:
             future, delivery = self._sending.pop(name)
-            self._record(delivery, future.exception())
-        for delivery in deliveries.due(self._table, limit=100):
+            with suppress(StaleTransition):  # Its job was run again meanwhile, and it is sent anew.
+                self._record(delivery, future.exception())
+        for delivery in deliveries.due(self._table):
             name = delivery["destination"]
             if name in self._sending:
                 continue
-            resting_until, why = self._resting.get(name, (0.0, ""))
-            if self._table.clock() < resting_until:
-                deliveries.rest(self._table, delivery, resting_until, why)
+            breaker = self._breakers.get(name)
+            if breaker is not None and self._table.clock() < breaker.until:
+                deliveries.rest(self._table, name, breaker.until, breaker.why)
                 continue
-            deliveries.claim(self._table, delivery)
-            self._sending[name] = (self._pool.submit(self._send, delivery), delivery)
+            with suppress(StaleTransition):  # A person has cancelled it meanwhile.
+                deliveries.claim(self._table, delivery)
+                self._sending[name] = (self._pool.submit(self._send, delivery), delivery)
         for job in jobs.all_delivered(self._table):
-            self._end(job)
+            with suppress(StaleTransition):
+                self._end(job)
 
     @property
     def finished(self) -> bool:
@@ -62,7 +76,7 @@ class Delivery:
 
     def next_due(self) -> float | None:
         """Return when the next delivery may be tried, in seconds since 1970."""
-        return deliveries.next_due(self._table)
+        return deliveries.next_due(self._table, self._sending)
 
     def close(self) -> None:
         """Stop; what is being sent now is taken back at the next start."""
@@ -80,7 +94,7 @@ class Delivery:
     def _record(self, delivery: Row, error: BaseException | None) -> None:
         table, name = self._table, delivery["destination"]
         if error is None:
-            self._resting.pop(name, None)
+            self._breakers.pop(name, None)
             deliveries.deliver(table, delivery, "stored")
             log.info("delivered", destination=name, sop_instance_uid=delivery["sop_instance_uid"])
             return
@@ -88,19 +102,24 @@ class Delivery:
         log.warning("not delivered", destination=name, why=reason)
         limits, now = self._settings.delivery, table.clock()
         if isinstance(error, OsteonError) and not error.retryable:
+            self._breakers.pop(name, None)  # It is there, and may well take others.
             deliveries.refuse(table, delivery, reason)
         elif now - delivery["created"] > limits.give_up_s:
             deliveries.give_up(table, delivery, f"given up: {reason}")
         else:
-            attempts = delivery["attempts"] + 1
-            wait_s = backoff_s(
-                attempts,
-                first_s=limits.retry_first_s,
-                max_s=limits.retry_max_s,
-                jitter=self._jitter,
-            )
-            self._resting[name] = (now + wait_s, reason)
-            deliveries.retry(table, delivery, now + wait_s, reason)
+            earlier = self._breakers.get(name)
+            failures = 1 if earlier is None else earlier.failures + 1
+            until = now + self._backoff_s(failures)
+            self._breakers[name] = _Breaker(failures, until, reason)
+            own = now + self._backoff_s(delivery["attempts"] + 1)
+            deliveries.retry(table, delivery, max(until, own), reason)
+            deliveries.rest(table, name, until, reason)
+
+    def _backoff_s(self, failures: int) -> float:
+        limits = self._settings.delivery
+        return backoff_s(
+            failures, first_s=limits.retry_first_s, max_s=limits.retry_max_s, jitter=self._jitter
+        )
 
     def _end(self, job: Row) -> None:
         found = deliveries.of_job(self._table, job["id"])

@@ -7,6 +7,7 @@ transitions and published results leave. The observer calls it at every tick; no
 import random
 import shutil
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from typing import Any
 import structlog
 
 from osteon.config.settings import Settings
-from osteon.errors import OsteonError, StaleTransition, VolumeError
+from osteon.errors import NotFoundError, OsteonError, StaleTransition, VolumeError
 from osteon.pipeline.backoff import backoff_s
 from osteon.pipeline.engine import Engine
-from osteon.pipeline.job import Stage
+from osteon.pipeline.job import Stage, State
 from osteon.pipeline.request import StageReport, StageRequest
 from osteon.pipeline.spool import move_durably
 from osteon.pipeline.table import jobs, series
@@ -64,14 +65,24 @@ class Dispatcher:
         orphans = jobs.running(self._table)
         for job in orphans:
             self._rescue(job, "the node stopped while it ran")
+        for folder in (self._table.data_dir / WORK).glob("*"):
+            self._clear(folder)
         return len(orphans)
+
+    def release_all(self) -> None:
+        """Give back, at a stop in good order, what runs; that attempt counts as no failure."""
+        for running in self._running.values():
+            with suppress(StaleTransition):
+                jobs.rescue(self._table, running.job, "the node was stopped", counts=False)
+        self._running.clear()
 
     def dispatch(self) -> None:
         """Claim a waiting job for every free slot."""
         free = self._engine.free
         for job in jobs.ready(self._table, free) if free else ():
-            attempt = jobs.claim(self._table, job, "local", self._limits.lease_s)
-            self._submit(jobs.get(self._table, job["id"]), attempt)
+            with suppress(StaleTransition):  # A person has cancelled it meanwhile.
+                attempt = jobs.claim(self._table, job, "local", self._limits.lease_s)
+                self._submit(jobs.get(self._table, job["id"]), attempt)
 
     def accept_finished(self) -> None:
         """Move on the jobs whose stage is over, well or badly."""
@@ -86,6 +97,7 @@ class Dispatcher:
             except StaleTransition as stale:
                 log.info("too late", job=running.job["id"], why=stale.message)
                 shutil.rmtree(running.out, ignore_errors=True)
+            self._clear(running.out.parent)
 
     def watch_running(self) -> None:
         """Renew leases; kill what ran past its deadline or is no longer wanted."""
@@ -93,21 +105,20 @@ class Dispatcher:
         wanted = {(job["id"], job["attempt"]) for job in jobs.running(self._table)}
         for future, running in self._running.items():
             if running.killed:
-                continue
-            if (running.job["id"], running.attempt) not in wanted:
-                running.killed = "it was stopped"
+                self._engine.kill(future)  # Again, until its future says that it is gone.
+            elif (running.job["id"], running.attempt) not in wanted:
+                self._kill(future, running, "it was stopped")
             elif now >= running.kill_at:
-                running.killed = f"it ran longer than {self._limits.stage_timeout_s:g} s"
-            if running.killed:
-                log.warning("stage killed", job=running.job["id"], why=running.killed)
-                self._engine.kill(future)
+                why = f"it ran longer than {self._limits.stage_timeout_s:g} s"
+                self._kill(future, running, why)
             elif now >= running.renew_at:
                 jobs.renew(self._table, running.job["id"], running.attempt, self._limits.lease_s)
                 running.renew_at = now + self._limits.lease_s / RENEWALS_PER_LEASE
         held = {(running.job["id"], running.attempt) for running in self._running.values()}
         for job in jobs.lapsed(self._table):
             if (job["id"], job["attempt"]) not in held:
-                self._rescue(job, "its lease lapsed")
+                with suppress(StaleTransition):
+                    self._rescue(job, "its lease lapsed")
 
     @property
     def finished(self) -> bool:
@@ -116,7 +127,20 @@ class Dispatcher:
 
     def next_due(self) -> float | None:
         """Return when `watch_running` has something to do, in seconds since 1970."""
-        return min((min(r.kill_at, r.renew_at) for r in self._running.values()), default=None)
+        times = (min(r.kill_at, r.renew_at) for r in self._running.values() if not r.killed)
+        return min(times, default=None)
+
+    def _kill(self, future: Future[StageReport], running: _Running, why: str) -> None:
+        log.warning("stage killed", job=running.job["id"], why=why)
+        running.killed = why
+        self._engine.kill(future)
+
+    def _clear(self, folder: Path) -> None:
+        """Remove the stages' outputs of a job that is over: another run makes its own."""
+        with suppress(NotFoundError, ValueError):
+            if not State(jobs.get(self._table, int(folder.name))["state"]).final:
+                return
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _submit(self, job: Row, attempt: int) -> None:
         table, now = self._table, self._table.clock()
@@ -153,7 +177,6 @@ class Dispatcher:
             return
         results = [self._publish(running, kind, report.facts) for kind in RESULT_FILES]
         jobs.finish_encode(table, job, running.attempt, results, report.facts["segments"], why)
-        jobs.supersede_earlier_results(table, job)
         shutil.rmtree(table.data_dir / WORK / str(job["id"]), ignore_errors=True)
 
     def _publish(self, running: _Running, kind: str, facts: dict[str, Any]) -> NewResult:

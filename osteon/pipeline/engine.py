@@ -6,10 +6,8 @@ dies, hangs or leaks costs one attempt of one job, and its slot starts a new one
 
 import multiprocessing
 import os
-import signal
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -56,7 +54,11 @@ class _Slot:
             initializer=begin,
             initargs=self._initial,
         )
-        self._pid = self._pool.submit(worker_pid)
+        # The executor starts its process at the first call and keeps it to itself; it must be
+        # possible to end it while it is still loading, so it is known by being new.
+        others = set(multiprocessing.active_children())
+        self._pool.submit(worker_pid)
+        (self._process,) = set(multiprocessing.active_children()) - others
 
     def submit(self, request: StageRequest) -> "Future[StageReport]":
         try:
@@ -73,8 +75,8 @@ class _Slot:
 
     def _pass_on(self, inner: "Future[StageReport]", outer: "Future[StageReport]") -> None:
         self.busy = None
-        error = inner.exception()
-        if isinstance(error, BrokenProcessPool):
+        error = CancelledError() if inner.cancelled() else inner.exception()
+        if isinstance(error, BrokenProcessPool | CancelledError):
             outer.set_exception(WorkerLostError("the worker process died"))
         elif error is not None:
             outer.set_exception(error)
@@ -82,10 +84,7 @@ class _Slot:
             outer.set_result(inner.result())
 
     def kill(self) -> None:
-        # A worker that has not told its process id yet has not begun the stage either.
-        if self._pid.done():
-            with suppress(BrokenProcessPool, ProcessLookupError):
-                os.kill(self._pid.result(), signal.SIGKILL)
+        self._process.kill()
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -34,7 +34,7 @@ from osteon.errors import InvalidUIDError, UnparseableError
 HEADER_BYTES_MAX = 8 * 2**20  # Of a deflated data set, inflated; no header is longer.
 VALUE_CHARACTERS_MAX = 256
 _PIXEL_GROUP = 0x7FE0
-_UID = re.compile(r"^[0-9.]+$")
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _KEYWORDS = (
     "SOPClassUID",
     "SOPInstanceUID",
@@ -48,6 +48,25 @@ _KEYWORDS = (
     "PatientID",
 )
 # Values that routes may ask for are kept; binary and sequence values are not.
+_EMPTY = (None, "")
+# What pydicom raises on bytes that are no data set; it has no one exception for that.
+_UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    BytesLengthException,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 _LEFT_OUT_VR = frozenset({"SQ", "OB", "OW", "OF", "OD", "OL", "OV", "UN", "UT", "LT", "ST"})
 
 
@@ -79,10 +98,21 @@ class Header:
 
     @cached_property
     def values(self) -> dict[str, list[str]]:
-        """Keyword → its values as text, of every plain element before the pixels; for routes."""
+        """Keyword → its values as text, of every plain element before the pixels; for routes.
+
+        An element whose value cannot be read is left out: the instance is none the worse for it.
+        """
+        found = {}
         with _unreadable_mapped("values"):
-            kept = (e for e in self._ds if e.VR not in _LEFT_OUT_VR and e.value not in (None, ""))
-            return {keyword_for_tag(e.tag): _texts(e.value) for e in kept if keyword_for_tag(e.tag)}
+            for tag in sorted(self._ds.keys()):
+                keyword = keyword_for_tag(tag)
+                try:
+                    element = self._ds[tag]
+                    if keyword and element.VR not in _LEFT_OUT_VR and element.value not in _EMPTY:
+                        found[keyword] = _texts(element.value)
+                except _UNREADABLE:
+                    continue
+        return found
 
 
 def read_header(dataset: bytes | memoryview, transfer_syntax_uid: str) -> Header:
@@ -131,7 +161,7 @@ def check_uid(uid: str, name: str) -> str:
     InvalidUIDError
         It is longer than 64 characters or has others than digits and dots.
     """
-    if len(uid) > 64 or not _UID.match(uid):
+    if len(uid) > 64 or not _UID.fullmatch(uid):
         raise InvalidUIDError(f"{name} {uid[:80]!r} is no UID (PS3.5 9.1): digits and dots, ≤ 64")
     return uid
 
@@ -156,28 +186,12 @@ def _parse(dataset: bytes | memoryview, transfer_syntax_uid: str) -> Dataset:
 
 @contextmanager
 def _unreadable_mapped(what: str) -> Iterator[None]:
-    """Map what pydicom raises on bytes that are no data set; it has no one exception for that."""
+    """Map what pydicom raises on bytes that are no data set."""
     try:
         with warnings.catch_warnings(), config.disable_value_validation():
             warnings.simplefilter("ignore")
             yield
-    except (
-        ArithmeticError,
-        AttributeError,
-        AssertionError,
-        BytesLengthException,
-        EOFError,
-        InvalidDicomError,
-        LookupError,
-        MemoryError,
-        NotImplementedError,
-        OSError,
-        RecursionError,
-        TypeError,
-        ValueError,
-        struct.error,
-        zlib.error,
-    ) as error:
+    except _UNREADABLE as error:
         raise UnparseableError(f"not a data set ({what}): {error}") from error
 
 

@@ -5,7 +5,6 @@ the spool leave. Whoever calls may acknowledge when it returns, and must not whe
 """
 
 import hashlib
-import threading
 from dataclasses import dataclass
 
 from osteon.config.settings import Settings
@@ -52,7 +51,6 @@ class Intake:
         self._settings = settings
         self._table = table
         self._spool = Spool(table.data_dir)
-        self._lock = threading.Lock()
         self._backlog: tuple[float, int] = (float("-inf"), 0)
 
     def open_association(self, calling: str, called: str, address: str) -> Origin:
@@ -117,6 +115,7 @@ class Intake:
         DICOM PS3.4 B.2.3 and Table B.2-1
         """
         check_uid(sop_instance_uid, "Affected SOP Instance UID")
+        check_uid(transfer_syntax_uid, "Transfer Syntax UID")
         refusal = self.refusal()
         if refusal is not None:
             raise OutOfResourcesError(refusal)
@@ -150,16 +149,15 @@ class Intake:
         quiet_s = self._settings.scp.quiet_s
         if source is not None and source.quiet_s is not None:
             quiet_s = source.quiet_s
-        with self._lock:
-            header = received.header
-            # Another association may have brought the same bytes meanwhile.
-            if reception.find_instance(self._table, header, received.sha256) is None:
+        with self._table.write():
+            # Another association, or process, may have brought the same bytes meanwhile.
+            if reception.find_instance(self._table, received.header, received.sha256) is None:
                 reception.add_instance(self._table, origin, received, quiet_s=quiet_s)
 
     def _waiting(self) -> int:
         checked, count = self._backlog
         now = self._table.clock()
-        if now - checked > BACKLOG_CHECK_S:
+        if not 0 <= now - checked <= BACKLOG_CHECK_S:  # Clocks are set back, too.
             count = views.count_waiting(self._table)
             self._backlog = (now, count)
         return count

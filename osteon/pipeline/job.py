@@ -93,13 +93,21 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 }
 
 
+# Events that belong to a place on the route; all others may happen at every stage.
+STAGES_OF: dict[Event, tuple[Stage, ...]] = {
+    Event.ADMIT: (Stage.ADMISSION,),
+    Event.CLAIM: WORKER_STAGES,
+    Event.COMPLETE: (Stage.DELIVER,),
+}
+
+
 def next_state(state: State, event: Event) -> State | None:
     """Return the state that an event leads to, or None where it may not happen."""
     return TRANSITIONS.get((state, event))
 
 
 class Status(StrEnum):
-    """What the outside is told: the six stages and eight states in one word."""
+    """What the outside is told: stage and state in one word."""
 
     RECEIVING = "receiving"
     WAITING = "waiting"

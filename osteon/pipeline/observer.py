@@ -6,12 +6,13 @@ time wakes it.
 """
 
 import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import structlog
 
 from osteon.config.settings import Settings
-from osteon.errors import TableError
-from osteon.pipeline.admission import admit_waiting, complete_due_series
+from osteon.pipeline.admission import admit_waiting, judge_series
 from osteon.pipeline.delivery import Delivery
 from osteon.pipeline.dispatcher import Dispatcher
 from osteon.pipeline.engine import Engine
@@ -21,6 +22,7 @@ from osteon.pipeline.table.connection import Table
 POLL_S = 0.03  # How often another process' commit is looked for.
 SAFETY_NET_S = 5.0  # A tick at least this often, whatever was missed.
 RECOVERY_WAIT_S = 1.0
+Result = TypeVar("Result")
 log = structlog.get_logger(__name__)
 
 
@@ -40,6 +42,7 @@ class Observer:
         self._table = table
         self._dispatcher = Dispatcher(settings, table, engine)
         self._delivery = Delivery(settings, table)
+        self._well = True
 
     def start(self) -> None:
         """Take back what was running when the last observer ended."""
@@ -47,16 +50,24 @@ class Observer:
         recovered = deliveries.recover(self._table)
         log.info("observer started", jobs_rescued=rescued, deliveries_recovered=recovered)
 
-    def tick(self) -> None:
-        """Do everything that can be done now; none of it waits."""
-        complete_due_series(self._settings, self._table)
-        self._dispatcher.accept_finished()
-        self._dispatcher.watch_running()
-        for job in jobs.resumable(self._table):
-            jobs.resume(self._table, job)
-        admit_waiting(self._settings, self._table)
-        self._dispatcher.dispatch()
-        self._delivery.tick()
+    def tick(self) -> bool:
+        """Do everything that can be done now; none of it waits.
+
+        Returns
+        -------
+        bool
+            Whether all went well; what failed is logged and holds up nothing else.
+        """
+        self._well = True
+        for row in self._attempt(series.due, self._table) or ():
+            self._attempt(judge_series, self._settings, self._table, row)
+        self._attempt(self._dispatcher.accept_finished)
+        self._attempt(self._dispatcher.watch_running)
+        self._attempt(jobs.resume_due, self._table)
+        self._attempt(admit_waiting, self._settings, self._table)
+        self._attempt(self._dispatcher.dispatch)
+        self._attempt(self._delivery.tick)
+        return self._well
 
     def next_due(self) -> float:
         """Return when something is due that nobody announces, in seconds since 1970."""
@@ -73,22 +84,32 @@ class Observer:
         """Tick until told to stop, sleeping while nothing has changed."""
         self.start()
         while not stop.is_set():
-            seen = self._table.version
-            try:
-                self.tick()
-                due = self.next_due()
-            except Exception as error:  # The top of the observer's loop: the table is the truth.
-                log.exception("tick failed", error=str(error))
-                if isinstance(error, TableError) and not error.retryable:
-                    raise
+            # Read before the tick: what another process commits meanwhile wakes the next one.
+            seen = self._attempt(lambda: self._table.version)
+            if self.tick():
+                self._attempt(self._sleep, seen, stop)
+            if not self._well:
                 stop.wait(RECOVERY_WAIT_S)
-                continue
-            while (
-                self._table.clock() < due
-                and self._table.version == seen
-                and not self._dispatcher.finished
-                and not self._delivery.finished
-                and not stop.wait(POLL_S)
-            ):
-                pass
+        self._dispatcher.release_all()
         self._delivery.close()
+
+    def _sleep(self, seen: int | None, stop: threading.Event) -> None:
+        """Wait for a due time, a commit of another process, or the end of a stage or delivery."""
+        due = self.next_due()
+        while (
+            self._table.clock() < due
+            and self._table.version == seen
+            and not self._dispatcher.finished
+            and not self._delivery.finished
+            and not stop.wait(POLL_S)
+        ):
+            pass
+
+    def _attempt(self, step: Callable[..., Result], *arguments: Any) -> Result | None:
+        """Take one step; when it fails, say so and go on: the table is the truth."""
+        try:
+            return step(*arguments)
+        except Exception as error:  # The top of the observer's loop.
+            self._well = False
+            log.exception("step failed", step=getattr(step, "__qualname__", ""), error=str(error))
+            return None

@@ -12,7 +12,8 @@ from osteon.results.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 
 _PREAMBLE = b"\0" * 128 + b"DICM"
 _META_BYTES_MAX = 64 * 1024
-_LONG_VR = frozenset({b"OB", b"OW", b"UN", b"UT", b"SQ", b"OF", b"OD", b"OL", b"OV", b"UC", b"UR"})
+# VRs whose length has four bytes, PS3.5 7.1.2.
+_LONG_VR = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ def decode_header(raw: bytes | memoryview) -> tuple[FileMeta, int]:
     while at + 8 <= len(head) and head[at : at + 2] == b"\x02\x00":
         element, vr = struct.unpack_from("<H2s", head, at + 2)
         long = vr in _LONG_VR
-        size = struct.unpack_from("<I" if long else "<H", head, at + (8 if long else 6))[0]
         at += 12 if long else 8
+        size_at = at - (4 if long else 2)
+        size = int.from_bytes(head[size_at:at], "little")
         if at + size > len(head):
             raise UnparseableError("not a DICOM file: its File Meta Information is cut off")
         values[element] = head[at : at + size]

@@ -16,6 +16,7 @@ from osteon.errors import ConfigError
 from osteon.pipeline.dispatcher import WORK
 from osteon.pipeline.engine import LocalEngine, auto_slots
 from osteon.pipeline.observer import Observer
+from osteon.pipeline.spool import Spool
 from osteon.pipeline.table.connection import open_table
 
 LOCK_WAIT_S = 5.0
@@ -36,8 +37,9 @@ def run_work(settings: Settings, stop: threading.Event) -> None:
     descriptor = _hold(folder)
     limits = settings.pipeline
     slots = auto_slots() if limits.slots == "auto" else limits.slots
+    cleared = Spool(settings.data_dir).clear_incoming()
     engine = LocalEngine(slots, settings.routes[0].model, limits.models_dir)
-    log.info("work started", slots=slots, data_dir=str(settings.data_dir))
+    log.info("work started", slots=slots, data_dir=str(settings.data_dir), cleared=cleared)
     try:
         Observer(settings, table, engine).run(stop)
     finally:

@@ -113,9 +113,10 @@ def _range_fault(keyword: str, condition: Condition, values: list[str], shown: s
     bounded = condition.min is not None or condition.max is not None
     if bounded and not numbers:
         return f"{keyword} is {shown}, not a number"
-    if condition.min is not None and not any(n >= condition.min for n in numbers):
+    not_below = [n for n in numbers if condition.min is None or n >= condition.min]
+    if condition.min is not None and not not_below:
         return f"{keyword} is {shown}, below {condition.min:g}"
-    if condition.max is not None and not any(n <= condition.max for n in numbers):
+    if condition.max is not None and not any(n <= condition.max for n in not_below):
         return f"{keyword} is {shown}, above {condition.max:g}"
     return None
 

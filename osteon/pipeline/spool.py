@@ -4,7 +4,7 @@ The parts of a file enter, its path under the data directory leaves, after data 
 are synced. Intake stores instances through it and the observer publishes results through it.
 """
 
-import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from osteon.errors import OutOfResourcesError, ReceptionError
+from osteon.errors import OutOfResourcesError
 
 SPOOL, INCOMING = "spool", "incoming"
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+SYNCED_FOLDERS_MAX = 10_000
 
 
 class Spool:
@@ -33,15 +33,28 @@ class Spool:
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
-        for folder in (SPOOL, INCOMING):
-            (data_dir / folder).mkdir(parents=True, exist_ok=True)
+        self._synced: set[Path] = set()
+        for name in (SPOOL, INCOMING):
+            (data_dir / name).mkdir(parents=True, exist_ok=True)
+        _sync_folder(data_dir)
 
     def clear_incoming(self) -> int:
-        """Remove what a killed receiver was writing; nobody was told that it is safe."""
-        files = list((self.data_dir / INCOMING).iterdir())
-        for file in files:
-            file.unlink(missing_ok=True)
-        return len(files)
+        """Remove what a killed process was writing; nobody was told that it is safe.
+
+        What a living process is writing is locked by it and left alone.
+
+        Returns
+        -------
+        int
+            How many files were removed.
+        """
+        removed = 0
+        for file in (self.data_dir / INCOMING).iterdir():
+            with suppress(BlockingIOError, FileNotFoundError), file.open("rb") as draft:
+                fcntl.flock(draft, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.unlink(missing_ok=True)
+                removed += 1
+        return removed
 
     def path_of(self, series_instance_uid: str, sha256: str) -> Path:
         """Return the path, under the data directory, of an instance with this content."""
@@ -54,20 +67,24 @@ class Spool:
         Raises
         ------
         OutOfResourcesError
-            No space, or no file descriptor, is left; nothing stays behind.
-        ReceptionError
-            The disk failed.
+            No space, or no file descriptor, is left, or the disk fails; nothing stays behind.
         """
         target = self.data_dir / path
         try:
-            if not target.parent.is_dir():
-                target.parent.mkdir(exist_ok=True)
-                _sync_folder(target.parent.parent)
+            self._make_folder(target.parent)
             return write_durably(target, parts, by_way_of=self.data_dir / INCOMING)
         except OSError as error:
-            if error.errno in _FULL:
-                raise OutOfResourcesError(f"no space left for {path}: {error.strerror}") from error
-            raise ReceptionError(f"{path} cannot be written: {error}") from error
+            raise OutOfResourcesError(f"{path} cannot be written: {error.strerror}") from error
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder and sync its name; that it is there does not say that it was synced."""
+        if folder in self._synced and folder.is_dir():
+            return
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+        if len(self._synced) >= SYNCED_FOLDERS_MAX:
+            self._synced.clear()
+        self._synced.add(folder)
 
 
 def write_durably(target: Path, parts: Iterable[bytes | memoryview], *, by_way_of: Path) -> int:
@@ -90,6 +107,7 @@ def write_durably(target: Path, parts: Iterable[bytes | memoryview], *, by_way_o
     descriptor, draft = tempfile.mkstemp(dir=by_way_of)
     try:
         with os.fdopen(descriptor, "wb", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # See `Spool.clear_incoming`.
             size = sum(_write_all(file.fileno(), part) for part in parts)
             os.fdatasync(file.fileno())
         Path(draft).replace(target)
@@ -109,9 +127,8 @@ def move_durably(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.exists() or not target.exists():
         source.replace(target)
-    _sync_folder(source.parent)
-    _sync_folder(target.parent)
-    _sync_folder(target.parent.parent)
+    for folder in (source.parent, target.parent, target.parent.parent, target.parent.parent.parent):
+        _sync_folder(folder)
 
 
 def free_bytes(folder: Path) -> int:
@@ -128,6 +145,7 @@ def _write_all(descriptor: int, part: bytes | memoryview) -> int:
 
 
 def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -75,6 +75,7 @@ CREATE TABLE job (
     segments          TEXT NOT NULL DEFAULT '[]',  -- JSON [{label, volume_ml}]
     destinations      TEXT NOT NULL DEFAULT '[]',  -- JSON [name]
     created           REAL NOT NULL,
+    admitted          REAL,                     -- when it was last let in
     updated           REAL NOT NULL,
     UNIQUE (series_id, route),
     CHECK ((state = 'running') = (lease_until IS NOT NULL))
@@ -82,6 +83,7 @@ CREATE TABLE job (
 CREATE INDEX job_waiting ON job (stage, priority, id) WHERE state = 'waiting';
 CREATE INDEX job_line ON job (calling_ae_title, priority, id) WHERE state = 'waiting' AND stage = 'admission';
 CREATE INDEX job_inside ON job (calling_ae_title) WHERE stage IN ('prediction', 'boneseg', 'encode') AND state IN ('waiting', 'running', 'backoff');
+CREATE INDEX job_admitted ON job (calling_ae_title, admitted) WHERE admitted IS NOT NULL;
 CREATE INDEX job_backoff ON job (not_before) WHERE state = 'backoff';
 CREATE INDEX job_running ON job (stage, lease_until) WHERE state = 'running';
 CREATE INDEX job_series ON job (series_id);
@@ -124,7 +126,8 @@ CREATE TABLE delivery (
     updated      REAL NOT NULL,
     UNIQUE (result_id, destination)
 ) STRICT;
-CREATE INDEX delivery_waiting ON delivery (not_before) WHERE state = 'waiting';
+CREATE INDEX delivery_waiting ON delivery (destination, not_before, attempts) WHERE state = 'waiting';
+CREATE INDEX delivery_sending ON delivery (destination) WHERE state = 'sending';
 
 -- What happened, when, by whom and why: to a series (job_id NULL) or to a job.
 CREATE TABLE transition (

@@ -180,7 +180,8 @@ def file_system_of(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
     for line in mounts.read_text().splitlines():
         _, mount_point, file_system, *_ = line.split(" ")
         point = Path(mount_point.replace("\\040", " "))
-        if (resolved == point or point in resolved.parents) and len(point.parts) > best:
+        if (resolved == point or point in resolved.parents) and len(point.parts) >= best:
+            # Of two on one point the later covers the earlier.
             best, kind = len(point.parts), file_system
     return kind
 

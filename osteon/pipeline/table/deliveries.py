@@ -3,7 +3,10 @@
 Called by the delivery loop; the same rule as for jobs holds: every UPDATE names what it leaves.
 """
 
+from collections.abc import Collection
+
 from osteon.errors import StaleTransition
+from osteon.pipeline.job import State
 from osteon.pipeline.table.connection import Row, Table
 
 TRANSITIONS: dict[tuple[str, str], str] = {
@@ -13,25 +16,50 @@ TRANSITIONS: dict[tuple[str, str], str] = {
     ("sending", "refuse"): "refused",
     ("sending", "give_up"): "given_up",
     ("sending", "recover"): "waiting",
+    ("sending", "cancel"): "cancelled",
     ("waiting", "cancel"): "cancelled",
 }
 FINAL = frozenset({"delivered", "refused", "given_up", "cancelled"})
+UNWANTED = (State.CANCELLED, State.SUPERSEDED)  # A job may become so while its result is sent.
 
 
-def due(table: Table, limit: int) -> list[Row]:
-    """Return the deliveries that may be tried now, with their file and job."""
-    return table.rows(
-        "SELECT delivery.*, result.path, result.sop_instance_uid, result.job_id FROM delivery"
-        " JOIN result ON result.id = delivery.result_id"
-        " WHERE delivery.state = 'waiting' AND not_before <= ? ORDER BY not_before LIMIT ?",
-        (table.clock(), limit),
-    )
+def due(table: Table) -> list[Row]:
+    """Return, for every destination, the delivery that is due first, with its file and job.
+
+    Of several that are due at once it is the one that was tried least, so that a result which a
+    destination cannot take does not hold up the others.
+    """
+    found = []
+    for destination in _destinations(table):
+        row = table.row(
+            "SELECT delivery.*, result.path, result.sop_instance_uid, result.job_id FROM delivery"
+            " JOIN result ON result.id = delivery.result_id WHERE delivery.state = 'waiting'"
+            " AND destination = ? AND not_before <= ? ORDER BY not_before, attempts LIMIT 1",
+            (destination, table.clock()),
+        )
+        if row is not None:
+            found.append(row)
+    return found
 
 
-def next_due(table: Table) -> float | None:
-    """Return when the next delivery may be tried, in seconds since 1970."""
-    row = table.row("SELECT min(not_before) AS at FROM delivery WHERE state = 'waiting'")
-    return None if row is None or row["at"] is None else float(row["at"])
+def next_due(table: Table, busy: Collection[str] = ()) -> float | None:
+    """Return when the next delivery may be tried, in seconds since 1970.
+
+    Parameters
+    ----------
+    busy : collection of str
+        Destinations that are being sent to: the end of that is waited for, not a time.
+    """
+    times = [
+        table.rows(
+            "SELECT min(not_before) AS at FROM delivery WHERE state = 'waiting'"
+            " AND destination = ?",
+            (destination,),
+        )[0]["at"]
+        for destination in _destinations(table)
+        if destination not in busy
+    ]
+    return min((float(at) for at in times if at is not None), default=None)
 
 
 def of_job(table: Table, job_id: int) -> list[Row]:
@@ -56,20 +84,28 @@ def deliver(table: Table, delivery: Row, why: str) -> None:
 
 
 def retry(table: Table, delivery: Row, not_before: float, why: str) -> None:
-    """Record a failed attempt and when the next one is due."""
+    """Record a failed attempt and when the next one is due.
+
+    There is none where the job was cancelled or superseded while the result was being sent.
+    """
     with table.write():
-        _move(table, delivery, "retry", why, leaves="sending")
+        job = table.row("SELECT state FROM job WHERE id = ?", (delivery["job_id"],))
+        unwanted = job is None or job["state"] in UNWANTED
+        event = "cancel" if unwanted else "retry"
+        _move(table, delivery, event, why, leaves="sending")
         table.change(
             "UPDATE delivery SET not_before = ? WHERE id = ?", (not_before, delivery["id"])
         )
 
 
-def rest(table: Table, delivery: Row, not_before: float, why: str) -> None:
-    """Put a delivery off without an attempt, because its destination rests."""
-    table.change(
-        "UPDATE delivery SET not_before = ?, reason = ? WHERE id = ? AND state = 'waiting'",
-        (not_before, why, delivery["id"]),
-    )
+def rest(table: Table, destination: str, until: float, why: str) -> None:
+    """Put off, without an attempt, whatever is due at a destination before a time."""
+    with table.write():
+        table.change(
+            "UPDATE delivery SET not_before = ?, reason = ? WHERE destination = ?"
+            " AND state = 'waiting' AND not_before < ?",
+            (until, why, destination, until),
+        )
 
 
 def refuse(table: Table, delivery: Row, why: str) -> None:
@@ -86,10 +122,24 @@ def recover(table: Table) -> int:
     """Take back, at start, every delivery that a killed process was sending."""
     with table.write():
         return table.change(
-            "UPDATE delivery SET state = 'waiting', not_before = ?, updated = ?,"
-            " reason = 'the node stopped while sending' WHERE state = 'sending'",
-            (table.clock(), table.clock()),
+            "UPDATE delivery SET not_before = :now, updated = :now,"
+            " reason = 'the node stopped while sending', state = iif("
+            "(SELECT job.state FROM result JOIN job ON job.id = result.job_id"
+            " WHERE result.id = delivery.result_id) IN (:cancelled, :superseded),"
+            " 'cancelled', 'waiting') WHERE state = 'sending'",
+            {"now": table.clock(), "cancelled": UNWANTED[0], "superseded": UNWANTED[1]},
         )
+
+
+def _destinations(table: Table) -> list[str]:
+    """Destinations that something waits for, found by jumping through the index."""
+    rows = table.rows(
+        "WITH RECURSIVE line (name) AS (SELECT min(destination) FROM delivery"
+        " WHERE state = 'waiting' UNION ALL SELECT (SELECT min(destination) FROM delivery"
+        " WHERE state = 'waiting' AND destination > line.name) FROM line"
+        " WHERE line.name IS NOT NULL) SELECT name FROM line WHERE name IS NOT NULL"
+    )
+    return [row["name"] for row in rows]
 
 
 def _move(table: Table, delivery: Row, event: str, why: str, *, leaves: str = "waiting") -> None:

@@ -5,11 +5,12 @@ Called by the observer, by people through the command line and HTTP. Zero change
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from osteon.errors import NotFoundError, StaleTransition
-from osteon.pipeline.job import WORKER_STAGES, Event, Stage, State, next_state
+from osteon.pipeline.job import STAGES_OF, WORKER_STAGES, Event, Stage, State, next_state
 from osteon.pipeline.table.connection import Row, Table
 
 
@@ -67,20 +68,35 @@ def heads_of_lines(table: Table, count: int) -> list[Row]:
     """
     sources = table.rows(
         "WITH RECURSIVE line (source) AS ("
-        " SELECT min(calling_ae_title) FROM job WHERE state = 'waiting' AND stage = 'admission'"
-        " UNION ALL SELECT (SELECT min(calling_ae_title) FROM job WHERE state = 'waiting'"
-        " AND stage = 'admission' AND calling_ae_title > line.source)"
+        " SELECT min(calling_ae_title) FROM job INDEXED BY job_line"
+        " WHERE state = 'waiting' AND stage = 'admission'"
+        " UNION ALL SELECT (SELECT min(calling_ae_title) FROM job INDEXED BY job_line"
+        " WHERE state = 'waiting' AND stage = 'admission' AND calling_ae_title > line.source)"
         " FROM line WHERE line.source IS NOT NULL)"
         " SELECT source FROM line WHERE source IS NOT NULL"
     )
     heads: list[Row] = []
     for row in sources:
         heads += table.rows(
-            "SELECT * FROM job WHERE state = 'waiting' AND stage = 'admission'"
-            " AND calling_ae_title = ? ORDER BY priority, id LIMIT ?",
+            "SELECT * FROM job INDEXED BY job_line WHERE state = 'waiting'"
+            " AND stage = 'admission' AND calling_ae_title = ? ORDER BY priority, id LIMIT ?",
             (row["source"], count),
         )
     return heads
+
+
+def last_admitted(table: Table, sources: Iterable[str]) -> dict[str, float]:
+    """Return when a job of each source was last let in, in seconds since 1970."""
+    found = {}
+    for source in sources:
+        row = table.row(
+            "SELECT max(admitted) AS at FROM job WHERE calling_ae_title = ?"
+            " AND admitted IS NOT NULL",
+            (source,),
+        )
+        if row is not None and row["at"] is not None:
+            found[source] = float(row["at"])
+    return found
 
 
 def explain(table: Table, job: Row, why: str) -> None:
@@ -114,9 +130,11 @@ def lapsed(table: Table) -> list[Row]:
 
 
 def resumable(table: Table) -> list[Row]:
-    """Return the jobs whose backoff is over."""
+    """Return the jobs whose backoff is over, the longest first."""
     return table.rows(
-        "SELECT * FROM job WHERE state = 'backoff' AND not_before <= ? LIMIT 100", (table.clock(),)
+        "SELECT * FROM job WHERE state = 'backoff' AND not_before <= ?"
+        " ORDER BY not_before LIMIT 100",
+        (table.clock(),),
     )
 
 
@@ -126,13 +144,13 @@ def next_resume(table: Table) -> float | None:
     return None if row is None or row["at"] is None else float(row["at"])
 
 
-def earlier_unfinished(table: Table, of: Row) -> list[Row]:
-    """Return the jobs of a series' earlier generations that are not over."""
+def earlier_unfinished(table: Table, of: Row, route: str) -> list[Row]:
+    """Return the jobs that a route made of a series' earlier generations and that are not over."""
     return table.rows(
         "SELECT job.* FROM job JOIN series ON series.id = job.series_id"
-        " WHERE series_instance_uid = ? AND generation < ?"
+        " WHERE series_instance_uid = ? AND generation < ? AND route = ?"
         " AND job.state IN ('waiting', 'running', 'backoff')",
-        (of["series_instance_uid"], of["generation"]),
+        (of["series_instance_uid"], of["generation"], route),
     )
 
 
@@ -153,7 +171,9 @@ def outputs(table: Table, job_id: int) -> dict[str, str]:
 
 def admit(table: Table, job: Row, why: str) -> None:
     """Let a job in: from admission to the door of prediction."""
-    _move(table, job, Event.ADMIT, who="throttler", why=why, stage=Stage.PREDICTION)
+    with table.write():
+        _move(table, job, Event.ADMIT, who="throttler", why=why, stage=Stage.PREDICTION)
+        table.change("UPDATE job SET admitted = updated WHERE id = ?", (job["id"],))
 
 
 def claim(table: Table, job: Row, worker: str, lease_s: float) -> int:
@@ -198,7 +218,11 @@ def finish_encode(
     segments: Sequence[dict[str, object]],
     why: str,
 ) -> None:
-    """Accept the results: record them, open their deliveries, and move the job to deliver."""
+    """Accept the results: record them, open their deliveries, and move the job to deliver.
+
+    What the route made of earlier generations is marked as superseded with it, and these results
+    where a later generation's are there already.
+    """
     now = table.clock()
     with table.write():
         _move(
@@ -217,6 +241,7 @@ def finish_encode(
                     " reason = '', created = excluded.created, updated = excluded.updated",
                     (result_id, destination, now, now, now),
                 )
+        _supersede_results(table, job)
 
 
 def complete(table: Table, job: Row, why: str) -> None:
@@ -239,11 +264,26 @@ def resume(table: Table, job: Row) -> None:
     _move(table, job, Event.RESUME, who="observer", why="waits for a worker again")
 
 
-def rescue(table: Table, job: Row, why: str) -> None:
-    """Take a job back whose worker is gone."""
+def resume_due(table: Table) -> None:
+    """Let every job try again whose backoff is over."""
+    for job in resumable(table):
+        with suppress(StaleTransition):  # A person has cancelled it meanwhile.
+            resume(table, job)
+
+
+def rescue(table: Table, job: Row, why: str, *, counts: bool = True) -> None:
+    """Take a job back whose worker is gone.
+
+    Parameters
+    ----------
+    counts : bool
+        Whether the attempt counts as a failure: not where the node was stopped in good order.
+    """
     with table.write():
         _move(table, job, Event.RESCUE, who="observer", why=why)
-        table.change("UPDATE job SET failures = failures + 1 WHERE id = ?", (job["id"],))
+        table.change(
+            "UPDATE job SET failures = failures + ? WHERE id = ?", (int(counts), job["id"])
+        )
 
 
 def fail(table: Table, job: Row, why: str) -> None:
@@ -263,18 +303,6 @@ def supersede(table: Table, job: Row, why: str) -> None:
         _cancel_deliveries(table, job, why)
 
 
-def supersede_earlier_results(table: Table, job: Row) -> None:
-    """Mark the results that this job's route made of earlier generations as superseded."""
-    with table.write():
-        table.change(
-            "UPDATE result SET superseded = ? WHERE superseded IS NULL AND job_id IN ("
-            " SELECT other.id FROM job AS other JOIN series AS old ON old.id = other.series_id"
-            " JOIN series AS new ON new.id = ? AND old.generation < new.generation"
-            " AND old.series_instance_uid = new.series_instance_uid WHERE other.route = ?)",
-            (table.clock(), job["series_id"], job["route"]),
-        )
-
-
 def cancel(table: Table, job: Row, who: str) -> None:
     """Stop a job for a person."""
     with table.write():
@@ -283,7 +311,15 @@ def cancel(table: Table, job: Row, who: str) -> None:
 
 
 def rerun(table: Table, job: Row, who: str) -> None:
-    """Run the same input again for a person; the result keeps its UIDs."""
+    """Run the same input again for a person; the result keeps its UIDs.
+
+    Raises
+    ------
+    StaleTransition
+        It is not over, or no route took it, so that there is nothing to run.
+    """
+    if not job["model"]:
+        raise StaleTransition(f"job {job['id']} was taken by no route: {job['reason']}")
     with table.write():
         _move(table, job, Event.RERUN, who=who, why=f"run again by {who}", stage=Stage.ADMISSION)
         table.change("UPDATE job SET failures = 0, not_before = 0 WHERE id = ?", (job["id"],))
@@ -301,8 +337,10 @@ def _move(
 ) -> None:
     to_state = next_state(State(job["state"]), event)
     to_stage = stage or Stage(job["stage"])
-    if to_state is None:
-        raise StaleTransition(f"job {job['id']} is {job['state']}: it cannot {event}")
+    if to_state is None or job["stage"] not in STAGES_OF.get(event, tuple(Stage)):
+        raise StaleTransition(
+            f"job {job['id']} is {job['state']} at {job['stage']}: it cannot {event}"
+        )
     now = table.clock()
     with table.write():
         changed = table.change(
@@ -364,6 +402,18 @@ def _upsert_result(table: Table, job: Row, result: NewResult, now: float) -> int
     )
     row = table.row("SELECT id FROM result WHERE job_id = ? AND kind = ?", (job["id"], result.kind))
     return int(row["id"]) if row is not None else 0
+
+
+def _supersede_results(table: Table, job: Row) -> None:
+    """Of the results that a route made of the generations of one series, only the last stand."""
+    table.change(
+        "WITH made AS (SELECT result.id, generation FROM result JOIN job ON job.id = result.job_id"
+        " JOIN series ON series.id = job.series_id WHERE route = :route AND series.series_instance_uid ="
+        " (SELECT series_instance_uid FROM series WHERE id = :series_id))"
+        " UPDATE result SET superseded = :now WHERE superseded IS NULL AND id IN ("
+        " SELECT id FROM made WHERE generation < (SELECT max(generation) FROM made))",
+        {"route": job["route"], "series_id": job["series_id"], "now": table.clock()},
+    )
 
 
 def _cancel_deliveries(table: Table, job: Row, why: str) -> None:

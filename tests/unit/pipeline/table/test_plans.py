@@ -1,0 +1,106 @@
+"""Query plans: what is asked at every tick goes through an index, however long the table is."""
+
+import re
+
+import pytest
+
+from osteon.pipeline.table import deliveries, jobs, reception, series, views
+from tests.pipeline_parts import ct_slice
+from tests.unit.pipeline.table.rows import add_series, delivering, results_of, running_encode
+
+from osteon.pipeline.index import read_header  # isort: skip
+from osteon.pipeline.table.reception import Origin, Received  # isort: skip
+
+
+def plans_of(table, call) -> list[str]:
+    """Run something and return the plan of every statement that it ran, in one line each."""
+    statements: list[str] = []
+    table._conn.set_trace_callback(statements.append)
+    call()
+    table._conn.set_trace_callback(None)
+    asked = [s for s in statements if re.match(r"SELECT|UPDATE|WITH", s)]
+    assert asked
+    return [
+        " | ".join(row["detail"] for row in table.rows(f"EXPLAIN QUERY PLAN {sql}"))
+        for sql in asked
+    ]
+
+
+@pytest.fixture
+def filled(table):
+    job = delivering(table)
+    add_series(table, "1.2.3.9")
+    return job
+
+
+SERIES_ROW = {
+    "series_instance_uid": "1.2.3.1",
+    "generation": 2,
+    "id": 1,
+    "last": 0,
+    "instances": 0,
+    "waits_for": "",
+}
+PLANS = {
+    "series.due": (lambda t, j: series.due(t), "series_due"),
+    "series.next_due": (lambda t, j: series.next_due(t), "series_due"),
+    "series.input_of": (lambda t, j: series.input_of(t, SERIES_ROW), "instance_series"),
+    "series.of_study": (lambda t, j: series.of_study(t, "1.2.3"), "series_study"),
+    "heads_of_lines": (lambda t, j: jobs.heads_of_lines(t, 8), "job_line"),
+    "admitted_by_source": (lambda t, j: jobs.admitted_by_source(t), "job_inside"),
+    "last_admitted": (lambda t, j: jobs.last_admitted(t, ["CT1"]), "job_admitted"),
+    "ready": (lambda t, j: jobs.ready(t, 2), "job_waiting"),
+    "running": (lambda t, j: jobs.running(t), "job_running"),
+    "lapsed": (lambda t, j: jobs.lapsed(t), "job_running"),
+    "resumable": (lambda t, j: jobs.resumable(t), "job_backoff"),
+    "next_resume": (lambda t, j: jobs.next_resume(t), "job_backoff"),
+    "earlier_unfinished": (lambda t, j: jobs.earlier_unfinished(t, SERIES_ROW, "bone"), "job"),
+    "all_delivered": (lambda t, j: jobs.all_delivered(t), "job_waiting"),
+    "deliveries.due": (lambda t, j: deliveries.due(t), "delivery_waiting"),
+    "deliveries.next_due": (lambda t, j: deliveries.next_due(t), "delivery_waiting"),
+    "deliveries.rest": (lambda t, j: deliveries.rest(t, "pacs", 9e9, ""), "delivery_waiting"),
+    "deliveries.of_job": (lambda t, j: deliveries.of_job(t, 1), "delivery"),
+    "deliveries.recover": (lambda t, j: deliveries.recover(t), "delivery_sending"),
+    "count_waiting": (lambda t, j: views.count_waiting(t), "job_"),
+    "outputs": (lambda t, j: jobs.outputs(t, 1), "PRIMARY KEY"),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_hot_queries_use_their_index(table, filled, name):
+    call, index = PLANS[name]
+    for plan in plans_of(table, lambda: call(table, filled)):
+        assert index in plan
+        assert not re.search(r"SCAN (series|job|instance|delivery|result|transition)\b(?! USING)", plan)
+
+
+def test_storing_an_instance_scans_nothing(table, filled):
+    header = read_header(ct_slice(9), "1.2.840.10008.1.2.1")
+    received = Received(header, "1.2.840.10008.1.2.1", "ab" * 32, "spool/x/y.dcm", 1)
+    origin = Origin("CT1", "OSTEON", "::1")
+
+    def store():
+        reception.find_instance(table, header, "ab" * 32)
+        reception.add_instance(table, origin, received, quiet_s=5.0)
+
+    for plan in plans_of(table, store):
+        assert "SCAN" not in plan
+
+
+def test_finishing_a_job_scans_nothing(table):
+    job = running_encode(table)
+
+    def finish():
+        jobs.finish_encode(table, job, job["attempt"], results_of(job), [], "done")
+
+    for plan in plans_of(table, finish):
+        assert not re.search(r"SCAN (series|job|instance|delivery|result|transition)\b(?! USING)", plan)
+
+
+def test_ready_jobs_come_in_index_order(table, filled):
+    for plan in plans_of(table, lambda: jobs.heads_of_lines(table, 8)):
+        assert "TEMP B-TREE" not in plan
+    for plan in plans_of(table, lambda: jobs.ready(table, 8)):
+        assert "TEMP B-TREE" not in plan
+    for plan in plans_of(table, lambda: deliveries.due(table)):
+        assert "TEMP B-TREE" not in plan
