@@ -119,6 +119,9 @@ def measure(folder: Path, method: str, picture: Path | None) -> dict[str, Any]:
 
 def three_planes(volume: Volume, found: Mask, reference: Mask | None) -> Image.Image:
     """Show three slices of each plane; the reference is red, what was found green."""
+    box = _around(found if reference is None else found | reference, volume)
+    found = found[box]
+    masks = [(None if reference is None else reference[box], RED), (found, GREEN)]
     panels = []
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
@@ -127,17 +130,33 @@ def three_planes(volume: Volume, found: Mask, reference: Mask | None) -> Image.I
             present = np.arange(found.shape[axis])
         for part in (0.2, 0.5, 0.8):
             index = int(present[int(part * (present.size - 1))])
-            panels.append(panel(volume, [(reference, RED), (found, GREEN)], axis, index))
+            panels.append(panel(volume, volume.hu_zyx[box], masks, axis, index))
     sheet = Image.new("RGB", (3 * PANEL_PX, 3 * PANEL_PX))
     for count, image in enumerate(panels):
         sheet.paste(image, (count % 3 * PANEL_PX, count // 3 * PANEL_PX))
     return sheet
 
 
+def _around(mask: Mask, volume: Volume) -> tuple[slice, ...]:
+    """Return the box of what is to be seen, 20 mm wider on each side."""
+    box = []
+    for axis, spacing_mm in enumerate(volume.geometry.spacing_zyx_mm):
+        others = tuple(other for other in range(3) if other != axis)
+        present = np.flatnonzero(mask.any(axis=others))
+        margin = round(20 / spacing_mm)
+        first, last = (present[0], present[-1]) if present.size else (0, mask.shape[axis])
+        box.append(slice(max(0, int(first) - margin), int(last) + margin + 1))
+    return tuple(box)
+
+
 def panel(
-    volume: Volume, masks: list[tuple[Mask | None, tuple[int, int, int]]], axis: int, index: int
+    volume: Volume,
+    hu_zyx: NDArray[Any],
+    masks: list[tuple[Mask | None, tuple[int, int, int]]],
+    axis: int,
+    index: int,
 ) -> Image.Image:
-    hu = volume.hu_zyx.take(index, axis).astype(float)
+    hu = hu_zyx.take(index, axis).astype(float)
     grey = np.clip((hu - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0]), 0, 1) * 255
     spacing = [mm for other, mm in enumerate(volume.geometry.spacing_zyx_mm) if other != axis]
     height_mm, width_mm = (n * mm for n, mm in zip(hu.shape, spacing, strict=True))

@@ -84,7 +84,7 @@ class BoneVolumeParameters:
     marrow_hu_min: float = -200.0
     core_rays_min: int = 25
     core_ml_min: float = 0.5
-    bone_hu: float = 90.0
+    bone_hu: float = 100.0
     thin_ml_min: float = 1.0
     thin_hu: float = 130.0
     surface_hu: float = 85.0
