@@ -135,8 +135,9 @@ def bone_shape(
     Shape
     """
     tissue = measure_tissue(level_zyx)
-    streaks = _damp_streaks(level_zyx, metal_zyx, grid_mm, tissue, parameters)
+    # Before streaks are damped: damped cortex would look like contrast medium.
     lumen = lumens(level_zyx, grid_mm, tissue, parameters.lumen)
+    streaks = _damp_streaks(level_zyx, metal_zyx, grid_mm, tissue, parameters)
     level_zyx[lumen] = np.minimum(level_zyx[lumen], round(level(tissue.soft_hu)))
     bone, marrow = _bone(level_zyx, lumen, grid_mm, tissue, parameters)
     threshold = _surface(level_zyx, grid_mm, tissue, parameters)

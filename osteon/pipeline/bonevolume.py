@@ -81,7 +81,7 @@ def _fill_slice(
     def grown(plane: NDArray[Scalar]) -> NDArray[Scalar]:
         return plane[box].repeat(factors[0], 0).repeat(factors[1], 1)[: size[0], : size[1]]
 
-    bone = grown(coarse.near) & (shown > grown(coarse.threshold)) & (shown < METAL)
+    bone = grown(coarse.near) & (shown > grown(coarse.threshold))
     bone |= grown(coarse.marrow)
     holes = cc3d.connected_components((~bone).view(np.uint8), connectivity=4)
     area_mm2 = np.bincount(holes.ravel()) * spacing_yx_mm[0] * spacing_yx_mm[1]
@@ -89,7 +89,8 @@ def _fill_slice(
     small[0] = False
     closed = (bone | small[holes]).astype(np.float32)
     sigmas = tuple(parameters.smoothing_mm / mm for mm in spacing_yx_mm)
-    found_yx[fine] = gaussian(closed, sigmas) > 0.5
+    # Last, since metal in a bone is a hole that would be closed.
+    found_yx[fine] = (gaussian(closed, sigmas) > 0.5) & (shown < METAL)
 
 
 def _bounds(mask_yx: Mask) -> tuple[slice, slice] | None:
