@@ -16,7 +16,7 @@ from pathlib import Path
 from osteon.cli.toml import to_toml
 from osteon.config.settings import Settings
 from osteon.errors import DeliveryError, OsteonError
-from osteon.pipeline.role import work_is_running
+from osteon.pipeline.worklock import work_is_running
 from osteon.results.scu import Destination, echo
 
 READY_S = 60.0

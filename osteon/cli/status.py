@@ -13,10 +13,10 @@ from osteon.config.settings import Settings
 from osteon.errors import OsteonError
 from osteon.pipeline.intake import GIGABYTE
 from osteon.pipeline.job import Status
-from osteon.pipeline.role import work_is_running
 from osteon.pipeline.spool import free_bytes
 from osteon.pipeline.table import views
 from osteon.pipeline.table.connection import Table
+from osteon.pipeline.worklock import work_is_running
 
 PROBE_S = 2.0
 UNFINISHED = (Status.RECEIVING, Status.WAITING, Status.RUNNING, Status.DELIVERING)

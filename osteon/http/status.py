@@ -13,10 +13,10 @@ from pydantic import BaseModel, Field
 
 from osteon.config.settings import Settings
 from osteon.pipeline.intake import GIGABYTE, Intake
-from osteon.pipeline.role import work_is_running
 from osteon.pipeline.spool import free_bytes
 from osteon.pipeline.table import views
 from osteon.pipeline.table.connection import FILE_NAME, Table
+from osteon.pipeline.worklock import work_is_running
 
 FRESH_S = 1.0
 CONNECT_TIMEOUT_S = 1.0

@@ -17,7 +17,7 @@ from osteon.errors import DeliveryRefusedError, OsteonError, StaleTransition
 from osteon.pipeline.backoff import backoff_s
 from osteon.pipeline.table import deliveries, jobs
 from osteon.pipeline.table.connection import Row, Table
-from osteon.results.scu import Destination, store
+from osteon.results.scu import Destination, prove, store
 
 SENDERS_MAX = 4
 log = structlog.get_logger(__name__)
@@ -44,7 +44,7 @@ class Delivery:
         self._table = table
         self._destinations = {d.name: d for d in settings.destination}
         self._pool = ThreadPoolExecutor(SENDERS_MAX, thread_name_prefix="delivery")
-        self._sending: dict[str, tuple[Future[None], Row]] = {}
+        self._sending: dict[str, tuple[Future[str], Row]] = {}
         self._breakers: dict[str, _Breaker] = {}
         self._jitter = random.Random()  # noqa: S311 - it spreads retries and keeps no secret
 
@@ -53,7 +53,7 @@ class Delivery:
         for name in [n for n, (future, _) in self._sending.items() if future.done()]:
             future, delivery = self._sending.pop(name)
             with suppress(StaleTransition):  # Its job was run again meanwhile, and it is sent anew.
-                self._record(delivery, future.exception())
+                self._record(delivery, future)
         for delivery in deliveries.due(self._table):
             name = delivery["destination"]
             if name in self._sending:
@@ -82,20 +82,23 @@ class Delivery:
         """Stop; what is being sent now is taken back at the next start."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _send(self, delivery: Row) -> None:
+    def _send(self, delivery: Row) -> str:
         destination = self._destinations.get(delivery["destination"])
         if destination is None:
             raise DeliveryRefusedError(
                 f"no [[destination]] is named {delivery['destination']!r} any more"
             )
         path: Path = self._table.data_dir / delivery["path"]
-        store(peer_of(destination, self._settings.scp.ae_title), [path])
+        peer = peer_of(destination, self._settings.scp.ae_title)
+        store(peer, [path])
+        return prove(peer, path) if destination.prove else "stored"
 
-    def _record(self, delivery: Row, error: BaseException | None) -> None:
+    def _record(self, delivery: Row, future: Future[str]) -> None:
         table, name = self._table, delivery["destination"]
+        error = future.exception()
         if error is None:
             self._breakers.pop(name, None)
-            deliveries.deliver(table, delivery, "stored")
+            deliveries.deliver(table, delivery, future.result())
             log.info("delivered", destination=name, sop_instance_uid=delivery["sop_instance_uid"])
             return
         reason = error.message if isinstance(error, OsteonError) else repr(error)
@@ -134,5 +137,17 @@ class Delivery:
 
 
 def peer_of(destination: DestinationSettings, calling_ae_title: str) -> Destination:
-    """Return a configured destination as the SCU calls it."""
-    return Destination(destination.ae_title, destination.host, destination.port, calling_ae_title)
+    """Return a configured destination as the SCU calls it.
+
+    Parameters
+    ----------
+    calling_ae_title : str
+        How this node calls itself where the destination does not say otherwise.
+    """
+    return Destination(
+        destination.ae_title,
+        destination.host,
+        destination.port,
+        destination.calling_ae_title or calling_ae_title,
+        destination.tls,
+    )

@@ -24,8 +24,9 @@ from osteon.pipeline.spool import move_durably
 from osteon.pipeline.table import jobs, series
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.jobs import NewResult
+from osteon.pipeline.worklock import WORK
 
-WORK, RESULTS = "work", "results"
+RESULTS = "results"
 RESULT_FILES = {"seg": ("seg.dcm", "application/dicom"), "preview": ("preview.png", "image/png")}
 RETRY_FIRST_S, RETRY_MAX_S = 2.0, 120.0
 RENEWALS_PER_LEASE = 3

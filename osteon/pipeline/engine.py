@@ -40,9 +40,8 @@ class Engine(Protocol):
 class _Slot:
     """One worker process, started again whenever it is gone."""
 
-    def __init__(self, number: int, model: str, models_dir: Path | None) -> None:
-        self.number = number
-        self._initial = (number, model, models_dir)
+    def __init__(self, model: str, models_dir: Path | None) -> None:
+        self._initial = (model, models_dir)
         self.busy: Future[StageReport] | None = None
         self.job_id: int | None = None  # of the last stage it ran, whose volume it still holds
         self._start()
@@ -105,7 +104,7 @@ class LocalEngine:
     """
 
     def __init__(self, slots: int, model: str, models_dir: Path | None) -> None:
-        self._slots = [_Slot(number, model, models_dir) for number in range(slots)]
+        self._slots = [_Slot(model, models_dir) for _ in range(slots)]
 
     @property
     def slots(self) -> int:

@@ -8,9 +8,10 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 
-from osteon.pipeline.dispatcher import RESULTS, WORK
+from osteon.pipeline.dispatcher import RESULTS
 from osteon.pipeline.table import purging
 from osteon.pipeline.table.connection import Table
+from osteon.pipeline.worklock import WORK
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from osteon.errors import ModelError, StageError, VolumeError
@@ -34,7 +33,6 @@ from osteon.results.uids import derive_uid
 
 PREDICTION, LABELS, SEGMENTS = "prediction.raw", "labels.raw", "segments.json"
 SEG, PREVIEW = "seg.dcm", "preview.png"
-log = structlog.get_logger(__name__)
 
 
 class _Warm:
@@ -59,11 +57,10 @@ class _Warm:
 _warm = _Warm()
 
 
-def warm(slot: int, model: str, models_dir: Path | None) -> None:
+def warm(model: str, models_dir: Path | None) -> None:
     """Load a model before the first job; a model that does not load fails its jobs, not this."""
     with suppress(ModelError):
         _warm.model(model, models_dir)
-    log.debug("worker ready", slot=slot, model=model)
 
 
 def run_stage(request: StageRequest) -> StageReport:
@@ -125,8 +122,14 @@ def _encode(request: StageRequest) -> tuple[str, dict[str, Any]]:
     )
     write_part10(ds, request.out / SEG)
     check_result(request.out / SEG, volume.frames, labels_zyx)
-    spacing_zyx_mm = volume.geometry.spacing_zyx_mm
-    write_preview(volume.hu_zyx, labels_zyx, spacing_zyx_mm, segments, request.out / PREVIEW)
+    write_preview(
+        volume.hu_zyx,
+        labels_zyx,
+        volume.geometry.spacing_zyx_mm,
+        segments,
+        request.out / PREVIEW,
+        affine=volume.geometry.affine,
+    )
     facts = {
         "sop_instance_uid": str(ds.SOPInstanceUID),
         "sop_class_uid": str(ds.SOPClassUID),

@@ -5,12 +5,16 @@ stages, and with them torch, are imported here and not when the dispatcher impor
 """
 
 import importlib
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
+
+import structlog
 
 from osteon.errors import OsteonError, StageError
 from osteon.pipeline.request import StageReport, StageRequest
@@ -18,12 +22,16 @@ from osteon.pipeline.request import StageReport, StageRequest
 _STAGES = "osteon.pipeline.stages"
 
 
-def begin(slot: int, model: str, models_dir: Path | None) -> None:
+def begin(model: str, models_dir: Path | None) -> None:
     """Prepare a fresh worker process: load stages and model, and watch the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the dispatcher's to handle.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
-    importlib.import_module(_STAGES).warm(slot, model, models_dir)
+    structlog.configure(  # Standard output is not a worker's to write on.
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    importlib.import_module(_STAGES).warm(model, models_dir)
 
 
 def worker_pid() -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
@@ -34,6 +35,8 @@ from osteon.results.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 CONNECT_S = ASSOCIATE_S = ECHO_S = 5.0
 FIND_S = 30.0
 STORE_S = 300.0
+PROOF_WAITS_S = (0.5, 2.0)
+_UIDS = ["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"]
 CONTEXTS_MAX = 126  # PS3.8 9.3.2.2 allows 128 presentation contexts in one association
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
@@ -214,6 +217,37 @@ def find_instance(
     except _NotOfferedError:
         return None
     return found
+
+
+def prove(destination: Destination, path: Path) -> str:
+    """Ask a destination whether it really holds a file that it has taken.
+
+    Returns
+    -------
+    str
+        What is known now, in words: it was found, or the peer does not answer such questions.
+
+    Raises
+    ------
+    DeliveryError
+        The peer cannot be reached, or says that it does not hold the instance.
+    """
+    with disable_value_validation():
+        ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_UIDS)
+    for wait_s in (*PROOF_WAITS_S, None):
+        found = find_instance(
+            destination,
+            ds.SOPInstanceUID,
+            study_instance_uid=ds.StudyInstanceUID,
+            series_instance_uid=ds.SeriesInstanceUID,
+        )
+        if found is None:
+            return "stored; the destination answers no query that would prove it"
+        if found:
+            return "stored, and found there by C-FIND"
+        if wait_s is not None:
+            time.sleep(wait_s)  # Some archives index what they took a moment later.
+    raise DeliveryError(f"{destination} took {ds.SOPInstanceUID}, but does not find it by C-FIND")
 
 
 class _NotOfferedError(DeliveryRefusedError):

@@ -22,12 +22,12 @@ from pydicom import dcmread
 from osteon.errors import ConfigError
 from osteon.http import body as body_room
 from osteon.http import role
-from osteon.pipeline.dispatcher import WORK
 from osteon.pipeline.part10 import decode_header
 from osteon.pipeline.table import jobs, series
 from osteon.pipeline.table.connection import Table
 from osteon.pipeline.table.jobs import NewResult
 from osteon.pipeline.table.series import NewJob
+from osteon.pipeline.worklock import WORK
 from tests.http_parts import Served, dicom_file, http_settings, serving, zip_of
 from tests.pipeline_parts import SERIES
 from tests.tools import require_tool, wait_until

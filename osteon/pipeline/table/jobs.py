@@ -408,7 +408,8 @@ def _supersede_results(table: Table, job: Row) -> None:
     """Of the results that a route made of the generations of one series, only the last stand."""
     table.change(
         "WITH made AS (SELECT result.id, generation FROM result JOIN job ON job.id = result.job_id"
-        " JOIN series ON series.id = job.series_id WHERE route = :route AND series.series_instance_uid ="
+        " JOIN series ON series.id = job.series_id"
+        " WHERE route = :route AND series.series_instance_uid ="
         " (SELECT series_instance_uid FROM series WHERE id = :series_id))"
         " UPDATE result SET superseded = :now WHERE superseded IS NULL AND id IN ("
         " SELECT id FROM made WHERE generation < (SELECT max(generation) FROM made))",

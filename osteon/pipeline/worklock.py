@@ -1,0 +1,57 @@
+"""One ``work`` role a data directory: its lock, and the question whether somebody holds it.
+
+The kernel gives the lock back however its holder ends, so it can be no stale mark. The role takes
+it; HTTP and the command line ask.
+"""
+
+import fcntl
+import os
+import threading
+import time
+from pathlib import Path
+
+from osteon.errors import ConfigError
+
+WORK = "work"
+LOCK_WAIT_S = 5.0
+_ASK_AGAIN_S = 0.1  # A readiness probe holds the lock for microseconds.
+
+
+def hold(data_dir: Path, stop: threading.Event) -> int:
+    """Lock the folder of a data directory's workers and return the descriptor that holds it.
+
+    Raises
+    ------
+    ConfigError
+        Another process has held it for 5 s, or this one was told to stop meanwhile.
+    """
+    folder = data_dir / WORK
+    folder.mkdir(exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline or stop.wait(_ASK_AGAIN_S):
+                os.close(descriptor)
+                raise ConfigError(
+                    f"data_dir: another process works on {data_dir}: stop it first"
+                ) from error
+        else:
+            return descriptor
+
+
+def work_is_running(data_dir: Path) -> bool:
+    """Return whether a process works on a data directory."""
+    try:
+        descriptor = os.open(data_dir / WORK, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
