@@ -42,10 +42,10 @@ class Phantom:
         self.metal = (
             (np.abs(self.z - 60) < 10) & (np.abs(self.y - 60) < 4) & (np.abs(self.x - 160) < 4)
         )
-        nail = self.tube(60, 100, 4) & (self.z > 70)
+        nail = self.tube(60, 100, 2.5) & (self.z > 70)
         self.metal |= nail
         # What is within a voxel of metal is blooming, which nobody can tell from metal.
-        self.marrow &= ~(self.tube(60, 100, 6) & (self.z > 68))
+        self.marrow &= ~(self.tube(60, 100, 5) & (self.z > 68))
         hu[self.metal] = 3071.0
         noise = np.random.default_rng(seed).normal(0, 12, SHAPE)
         self.hu = (gaussian(hu.astype(np.float32), (0.3, 0.5, 0.5)) + noise).astype(np.int16)
