@@ -7,7 +7,7 @@ key and cure.
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from osteon.config.settings import Settings
 from osteon.errors import ConfigError
 
 SYSTEM_PATH = Path("/etc/osteon/osteon.toml")
+PREFIX = str(Settings.model_config.get("env_prefix"))
+_TYPES = frozenset({"str", "int", "float", "constrained-int", "constrained-float"})
 
 
 def find_config(path: Path | None = None) -> Path | None:
@@ -46,13 +48,16 @@ def load_settings(path: Path | None = None) -> Settings:
     """
     found = find_config(path)
     values = {} if found is None else _read_toml(found)
-    place = str(found) if found is not None else "environment"
+    _check_variables()
     try:
         environment = EnvSettingsSource(Settings)()
-        return Settings.model_validate(_overlay(values, environment))
     except SettingsError as error:
         raise ConfigError(f"environment: {error}: lists are written as JSON") from error
+    try:
+        return Settings.model_validate(_overlay(values, environment))
     except ValidationError as error:
+        named = _variable_of(error.errors()[0]["loc"], environment)
+        place = named or ("environment" if found is None else str(found))
         raise ConfigError(f"{place}: {_first_cure(error)}") from error
 
 
@@ -76,11 +81,44 @@ def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
+def _check_variables() -> None:
+    """Refuse a variable of a section that there is not: pydantic would silently leave it out."""
+    for variable in sorted(os.environ):
+        section, nested, _ = variable.upper().removeprefix(PREFIX).partition("__")
+        if not nested or not variable.upper().startswith(PREFIX):
+            continue
+        if section.lower() not in Settings.model_fields:
+            known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+            close = difflib.get_close_matches(f"{PREFIX}{section}", known, n=1)
+            cure = f"did you mean {close[0]}__…?" if close else f"known are {', '.join(known)}"
+            raise ConfigError(f"{variable}: unknown variable; {cure}")
+
+
+def _variable_of(loc: Sequence[int | str], environment: Mapping[str, Any]) -> str | None:
+    """Return the variable that a wrong value came from, or None where it came from the file."""
+    found: Any = environment
+    names: list[str] = []
+    for part in loc:
+        if not isinstance(found, Mapping) or part not in found:
+            break
+        names.append(str(part))
+        found = found[part]
+    whole = bool(names) and not isinstance(found, Mapping)
+    return PREFIX + "__".join(names).upper() if whole else None
+
+
+def _key_of(loc: Sequence[int | str]) -> str:
+    # Of a value that may be of several types, the last part names the type that was tried.
+    parts = [p for p in loc if isinstance(p, int) or (p not in _TYPES and "[" not in p)]
+    key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts)[1:]
+    return key or "settings"
+
+
 def _first_cure(error: ValidationError) -> str:
     first = error.errors()[0]
-    key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])[1:]
-    key = key or "settings"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    key = _key_of(first["loc"])
+    others = {_key_of(e["loc"]) for e in error.errors()} - {key}
+    more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "extra_forbidden":
         known = _known_keys(first["loc"][:-1])
         close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
@@ -88,10 +126,15 @@ def _first_cure(error: ValidationError) -> str:
         return f"{key}: unknown key; {cure}{more}"
     if first["type"] == "missing":
         return f"{key}: missing; add it to the section{more}"
-    text = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "model_type":
+        return f"{key}: write it as a section of its own, [{key}]{more}"
+    texts = [
+        e["msg"].removeprefix("Value error, ") for e in error.errors() if _key_of(e["loc"]) == key
+    ]
+    text = " or ".join(t[0].lower() + t[1:] for t in texts)
     given = first["input"]
     shown = f", not {given!r}" if isinstance(given, str | int | float) else ""
-    return f"{key}: {text[0].lower()}{text[1:]}{shown}{more}"
+    return f"{key}: {text}{shown}{more}"
 
 
 def _known_keys(parents: Iterable[int | str]) -> list[str]:

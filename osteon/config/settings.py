@@ -4,26 +4,38 @@ TOML and environment enter (``load.py``), a frozen `Settings` leaves; every othe
 none changes it. The descriptions are printed by ``osteon config reference`` as the documentation.
 """
 
+import difflib
 import ipaddress
 import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # Default repertoire without backslash and control characters, 16 characters (PS3.5 6.2, VR AE).
+# Spaces at its ends mean nothing there, and no peer says them.
 AETitle = Annotated[
-    str, Field(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]*[!-\[\]-~][ -\[\]-~]*$")
+    str,
+    StringConstraints(strip_whitespace=True),
+    Field(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]*[!-\[\]-~][ -\[\]-~]*$"),
 ]
+Host = Annotated[str, Field(min_length=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(ge=0, le=30 * 86400)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Priority(StrEnum):
@@ -55,7 +67,7 @@ class ScpSettings(_Section):
     """The DICOM receiver."""
 
     ae_title: AETitle = Field("OSTEON", description="AE title that peers call.")
-    host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - a DICOM node
+    host: Host = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - a DICOM node
     port: Port = Field(11112, description="TCP port to listen on.")
     quiet_s: Seconds = Field(
         5.0, description="A series is complete when no slice came for this long."
@@ -99,7 +111,7 @@ class DestinationSettings(_Section):
 
     name: Name = Field(description="Name that routes and commands use.")
     ae_title: AETitle = Field(description="Called AE title.")
-    host: str = Field(description="Host name or IP address.")
+    host: Host = Field(description="Host name or IP address.")
     port: Port = Field(description="TCP port.")
     deliver: bool = Field(True, description="Whether routes without destinations send here.")
     calling_ae_title: AETitle | None = Field(
@@ -223,7 +235,7 @@ class DeliverySettings(_Section):
 class HttpSettings(_Section):
     """The HTTP API."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: Host = Field("127.0.0.1", description="Address to listen on.")
     port: Port = Field(8080, description="TCP port to listen on.")
     token_file: Path | None = Field(
         None, description="File whose first line is the bearer token that every call must carry."
@@ -238,6 +250,22 @@ class LogSettings(_Section):
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level.")
     format: Literal["console", "json"] = Field("console", description="For people or programs.")
+
+
+def _check_keywords(route: RouteSettings) -> None:
+    """Refuse a keyword that no header can have: the route would silently take nothing."""
+    if not route.match:
+        return
+    # pydicom's dictionary takes longer to load than all the rest, and few commands need routes.
+    from pydicom.datadict import keyword_dict  # noqa: PLC0415 - see above
+
+    for keyword in route.match:
+        if keyword != "instances" and keyword not in keyword_dict:
+            close = difflib.get_close_matches(keyword, ["instances", *keyword_dict], n=1)
+            cure = f"did you mean {close[0]!r}?" if close else "see PS3.6 for what there is"
+            raise ValueError(
+                f"route {route.name!r} asks for {keyword!r}, which is no keyword of DICOM; {cure}"
+            )
 
 
 class Settings(BaseSettings):
@@ -271,6 +299,7 @@ class Settings(BaseSettings):
             if twice:
                 raise ValueError(f"{kind} {sorted(twice)[0]!r} is listed twice: rename one")
         for route in self.route:
+            _check_keywords(route)
             for name in route.destinations or ():
                 if name not in names:
                     raise ValueError(
