@@ -391,11 +391,8 @@ def test_a_destination_that_is_down_is_waited_for(make, tmp_path):
     node = make(port=port)
     node.receive(range(1, 4))
 
-    def put_off():
-        rows = node.table.rows("SELECT * FROM delivery WHERE state = 'waiting' AND attempts = 1")
-        return rows
-
-    (row,) = node.tick_until(put_off)
+    once = "SELECT * FROM delivery WHERE state = 'waiting' AND attempts = 1"
+    (row,) = node.tick_until(lambda: node.table.rows(once))
     assert 3.75 <= row["not_before"] - node.clock.now <= 6.25
     assert node.observer.next_due() == min(row["not_before"], node.clock.now + 5.0)
     status = views.predict(node.table, "1")
@@ -518,9 +515,10 @@ def test_killed_after_publishing_and_before_the_commit(make, pacs, monkeypatch):
     def die(*_, **__):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(job_table, "_supersede_results", die)
+    monkeypatch.setattr(job_table, "_supersede_results", die)
+    with pytest.raises(KeyboardInterrupt):
         node.tick_until(lambda: False)
+    monkeypatch.undo()
     assert (node.data_dir / "results" / "1" / "seg.dcm").is_file()
     assert node.table.rows("SELECT * FROM result") == []
     node.restart()

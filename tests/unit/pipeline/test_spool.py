@@ -31,7 +31,7 @@ def record_calls(monkeypatch) -> list[tuple[str, str]]:
 
         def call(first, *rest, **keywords):
             if isinstance(first, int):
-                on = os.readlink(f"/proc/self/fd/{first}")
+                on = str(Path(f"/proc/self/fd/{first}").readlink())
             else:
                 on = str(rest[0] if name == "replace" else first)
             result = real(first, *rest, **keywords)
@@ -115,9 +115,10 @@ def test_whatever_fails_leaves_no_file_and_may_be_tried_again(
         raise OSError(number, os.strerror(number))
 
     path = spool.path_of("1.2.3", "ab" * 32)
-    with monkeypatch.context() as patch, pytest.raises(OutOfResourcesError) as caught:
-        patch.setattr(os, call, fail)
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OutOfResourcesError) as caught:
         spool.store(path, (b"x",))
+    monkeypatch.undo()
     assert os.strerror(number) in caught.value.message
     assert caught.value.dimse_status == 0xA700
     assert files_in(tmp_path) == []

@@ -1,4 +1,4 @@
-"""Rows for tests of the table: a series, a job, a result, put there by the table's own functions."""
+"""Rows for tests of the table: series, jobs and results, made by the table's own functions."""
 
 from pathlib import Path
 

@@ -1,6 +1,5 @@
 """The connection: migrations, transactions, and what SQLite raises."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -69,9 +68,10 @@ def test_a_migration_that_is_cut_off_leaves_nothing_behind(tmp_path, monkeypatch
             raise KeyboardInterrupt
         return whole
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(connection.sqlite3, "complete_statement", die_in_the_middle)
+    monkeypatch.setattr(connection.sqlite3, "complete_statement", die_in_the_middle)
+    with pytest.raises(KeyboardInterrupt):
         open_table(tmp_path)
+    monkeypatch.undo()
     table = open_table(tmp_path)
     assert names(table) >= TABLES
     table.close()
@@ -116,14 +116,27 @@ def insert(table, name):
     )
 
 
+def insert_and_raise(table, error):
+    with table.write():
+        insert(table, "A")
+        if callable(error):
+            error()
+        raise error
+
+
+def insert_many(table):
+    with table.write():
+        for number in range(5000):
+            insert(table, f"AE{number}" * 10)
+
+
 def held(table):
     return [row["calling_ae_title"] for row in table.rows("SELECT * FROM association")]
 
 
 def test_a_transaction_is_all_or_nothing(table, other):
-    with pytest.raises(StaleTransition), table.write():
-        insert(table, "A")
-        raise StaleTransition("meanwhile")
+    with pytest.raises(StaleTransition):
+        insert_and_raise(table, StaleTransition("meanwhile"))
     assert held(table) == []
     with table.write():
         insert(table, "A")
@@ -132,19 +145,22 @@ def test_a_transaction_is_all_or_nothing(table, other):
 
 
 def test_nested_blocks_join_the_outer_one(table, other):
-    with pytest.raises(StaleTransition), table.write():
+    def nest():
         with table.write():
-            insert(table, "A")
-        assert held(other) == []
-        raise StaleTransition("meanwhile")
+            with table.write():
+                insert(table, "A")
+            assert held(other) == []
+            raise StaleTransition("meanwhile")
+
+    with pytest.raises(StaleTransition):
+        nest()
     assert held(other) == []
     assert not table._conn.in_transaction
 
 
 def test_an_interrupt_rolls_back_and_frees_the_lock(table, other):
-    with pytest.raises(KeyboardInterrupt), table.write():
-        insert(table, "A")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        insert_and_raise(table, KeyboardInterrupt())
     with other.write():
         insert(other, "B")
     assert held(table) == ["B"]
@@ -160,11 +176,14 @@ def test_other_threads_stay_out_of_a_transaction(table):
 
     thread = threading.Thread(target=read)
     thread.start()
-    with pytest.raises(StaleTransition), table.write():
-        insert(table, "A")
+
+    def hold_and_raise():
         inside.set()
         assert not done.wait(0.1)
         raise StaleTransition("rolled back")
+
+    with pytest.raises(StaleTransition):
+        insert_and_raise(table, hold_and_raise)
     thread.join(10)
     assert held(table) == ["from the other thread"]
 
@@ -180,13 +199,12 @@ def test_the_version_tells_of_commits_of_others_alone(table, other):
 def test_what_sqlite_raises_is_mapped(table, monkeypatch):
     with pytest.raises(TableError, match="no such table"):
         table.rows("SELECT * FROM lost")
-    with pytest.raises(TableError, match="UNIQUE|FOREIGN"):
+    with pytest.raises(TableError, match=r"UNIQUE|FOREIGN"):
         table.change("INSERT INTO transition VALUES (1, 0, 99, NULL, '', '', '', '', '', '', '')")
     pages = table.rows("PRAGMA page_count")[0]["page_count"]
     table.rows(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(OutOfResourcesError, match="full"), table.write():
-        for number in range(5000):
-            insert(table, f"AE{number}" * 10)
+    with pytest.raises(OutOfResourcesError, match="full"):
+        insert_many(table)
     assert not table._conn.in_transaction
     assert held(table) == []
 
@@ -267,4 +285,4 @@ def test_closing_twice_is_nothing(tmp_path):
     table = Table(tmp_path)
     table.close()
     table.close()
-    assert os.path.exists(tmp_path / FILE_NAME)
+    assert (tmp_path / FILE_NAME).is_file()

@@ -10,7 +10,7 @@ from osteon.pipeline.table.deliveries import FINAL, TRANSITIONS
 from tests.unit.pipeline.table.rows import delivering
 
 CALLS = {
-    "claim": lambda t, d: deliveries.claim(t, d),
+    "claim": deliveries.claim,
     "deliver": lambda t, d: deliveries.deliver(t, d, "stored"),
     "retry": lambda t, d: deliveries.retry(t, d, 9e9, "down"),
     "refuse": lambda t, d: deliveries.refuse(t, d, "no thanks"),

@@ -26,7 +26,7 @@ CALLS = {
     Event.FINISH: lambda t, j: jobs.finish(t, j, j["attempt"], "work/1/1", "why"),
     Event.COMPLETE: lambda t, j: jobs.complete(t, j, "why"),
     Event.RETRY: lambda t, j: jobs.retry(t, j, j["attempt"], 1.0, "why"),
-    Event.RESUME: lambda t, j: jobs.resume(t, j),
+    Event.RESUME: jobs.resume,
     Event.RESCUE: lambda t, j: jobs.rescue(t, j, "why"),
     Event.FAIL: lambda t, j: jobs.fail(t, j, "why"),
     Event.REJECT: lambda t, j: jobs.reject(t, j, "why"),
@@ -203,8 +203,11 @@ def test_cancelled_and_superseded_jobs_are_sent_no_more(table):
     for number, end in enumerate((jobs.cancel, jobs.supersede), start=1):
         job = delivering(table, uid=f"1.2.3.{number}")
         end(table, job, "ada")
-        rows = table.rows("SELECT state FROM delivery WHERE result_id IN"
-                          " (SELECT id FROM result WHERE job_id = ?)", (job["id"],))
+        rows = table.rows(
+            "SELECT state FROM delivery WHERE result_id IN"
+            " (SELECT id FROM result WHERE job_id = ?)",
+            (job["id"],),
+        )
         assert [row["state"] for row in rows] == ["cancelled"]
 
 
@@ -275,7 +278,9 @@ def test_earlier_unfinished_jobs_are_those_of_the_same_route_and_series(table):
     done = delivering(table, uid="1.2.3.8", generation=1)
     jobs.complete(table, done, "done")
     for uid, expected in (("1.2.3.1", [old["id"]]), ("1.2.3.8", [])):
-        newest = table.row("SELECT * FROM series WHERE id = ?", (add_series(table, uid, generation=2),))
+        newest = table.row(
+            "SELECT * FROM series WHERE id = ?", (add_series(table, uid, generation=2),)
+        )
         assert [j["id"] for j in jobs.earlier_unfinished(table, newest, "bone")] == expected
         assert jobs.earlier_unfinished(table, newest, "lung") == []
 

@@ -71,7 +71,9 @@ def test_hot_queries_use_their_index(table, filled, name):
     call, index = PLANS[name]
     for plan in plans_of(table, lambda: call(table, filled)):
         assert index in plan
-        assert not re.search(r"SCAN (series|job|instance|delivery|result|transition)\b(?! USING)", plan)
+        assert not re.search(
+            r"SCAN (series|job|instance|delivery|result|transition)\b(?! USING)", plan
+        )
 
 
 def test_storing_an_instance_scans_nothing(table, filled):
@@ -94,7 +96,9 @@ def test_finishing_a_job_scans_nothing(table):
         jobs.finish_encode(table, job, job["attempt"], results_of(job), [], "done")
 
     for plan in plans_of(table, finish):
-        assert not re.search(r"SCAN (series|job|instance|delivery|result|transition)\b(?! USING)", plan)
+        assert not re.search(
+            r"SCAN (series|job|instance|delivery|result|transition)\b(?! USING)", plan
+        )
 
 
 def test_ready_jobs_come_in_index_order(table, filled):
