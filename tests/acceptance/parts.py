@@ -73,7 +73,7 @@ class _Process(ABC):
 class Orthanc(_Process):
     """A PACS with an empty store, on loopback."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, answers_queries: bool = False) -> None:
         super().__init__(free_port())
         program = require_tool("/usr/sbin/Orthanc")
         self.dicom_port = free_port()
@@ -90,6 +90,7 @@ class Orthanc(_Process):
             "DicomPort": self.dicom_port,
             "DicomAlwaysAllowStore": True,
             "DicomAlwaysAllowEcho": True,
+            "DicomAlwaysAllowFind": answers_queries,
             "DicomCheckCalledAet": False,
             "Plugins": [],
         }

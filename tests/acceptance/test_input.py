@@ -105,6 +105,8 @@ def test_an_upload_ends_in_the_bytes_that_the_pacs_received(
     [identifier] = answer.json()["ids"]
     said = node.wait_for(identifier, "done", "failed", "rejected")
     assert said["status"] == "done", said
+    # This PACS takes instances and aborts queries of callers that it does not know.
+    assert "answers no query" in said["results"][0]["deliveries"][0]["reason"]
     ours = node.http.get(f"/api/v1/files/{said['results'][0]['path']}").content
     [held] = pacs.find(SOPInstanceUID=said["results"][0]["sop_instance_uid"])
     theirs = pacs.file(held["ID"])

@@ -35,7 +35,7 @@ def route(
     """Send every series by DCMTK through a node and collect what the PACS holds then."""
     folder = tmp_path_factory.mktemp("route")
     with (
-        Orthanc(folder / "pacs") as pacs,
+        Orthanc(folder / "pacs", answers_queries=True) as pacs,
         Node(folder / "node", pacs_port=pacs.dicom_port) as node,
     ):
         returned = {}
@@ -45,6 +45,8 @@ def route(
             uid = _first(shared_data / name / "dicom").SeriesInstanceUID
             said = node.wait_for(uid, "done", "failed", "rejected", timeout_s=200)
             assert said["status"] == "done", said
+            [delivery] = said["results"][0]["deliveries"]
+            assert delivery["reason"] == "stored, and found there by C-FIND"
             [seg] = pacs.find(Modality="SEG", StudyInstanceUID=said["study_instance_uid"])
             path = folder / f"{name}.dcm"
             path.write_bytes(pacs.file(seg["ID"]))
