@@ -2,6 +2,8 @@
 
 import random
 
+JITTER = 0.25
+
 
 def backoff_s(failures: int, *, first_s: float, max_s: float, jitter: random.Random) -> float:
     """Return the wait after so many failures in seconds.
@@ -13,7 +15,8 @@ def backoff_s(failures: int, *, first_s: float, max_s: float, jitter: random.Ran
     first_s, max_s : float
         The wait after the first failure, and the longest.
     jitter : random.Random
-        Spreads the wait over 75 to 125 %, so that what failed together is not tried together.
+        Spreads the wait by `JITTER` to both sides, so that what failed together is not tried
+        together.
     """
     doubled = first_s * 2.0 ** min(failures - 1, 62)
-    return min(doubled, max_s) * jitter.uniform(0.75, 1.25)
+    return min(doubled, max_s) * jitter.uniform(1 - JITTER, 1 + JITTER)

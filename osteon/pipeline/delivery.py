@@ -14,7 +14,7 @@ import structlog
 
 from osteon.config.settings import DestinationSettings, Settings
 from osteon.errors import DeliveryRefusedError, OsteonError, StaleTransition
-from osteon.pipeline.backoff import backoff_s
+from osteon.pipeline.backoff import JITTER, backoff_s
 from osteon.pipeline.table import deliveries, jobs
 from osteon.pipeline.table.connection import Row, Table
 from osteon.results.scu import Destination, prove, store
@@ -68,6 +68,12 @@ class Delivery:
         for job in jobs.all_delivered(self._table):
             with suppress(StaleTransition):
                 self._end(job)
+
+    def bring_forward(self) -> int:
+        """Shorten every wait that a clock which was set back has made too long."""
+        self._breakers.clear()
+        longest_s = self._settings.delivery.retry_max_s * (1 + JITTER)
+        return deliveries.bring_forward(self._table, longest_s)
 
     @property
     def finished(self) -> bool:

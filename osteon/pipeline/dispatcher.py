@@ -15,20 +15,29 @@ from typing import Any
 import structlog
 
 from osteon.config.settings import Settings
-from osteon.errors import NotFoundError, OsteonError, StaleTransition, VolumeError
-from osteon.pipeline.backoff import backoff_s
+from osteon.errors import (
+    NotFoundError,
+    OsteonError,
+    OutOfResourcesError,
+    StaleTransition,
+    VolumeError,
+)
+from osteon.pipeline.backoff import JITTER, backoff_s
 from osteon.pipeline.engine import Engine
+from osteon.pipeline.intake import GIGABYTE
 from osteon.pipeline.job import Stage, State
 from osteon.pipeline.request import StageReport, StageRequest
-from osteon.pipeline.spool import move_durably
+from osteon.pipeline.spool import free_bytes, move_durably
 from osteon.pipeline.table import jobs, series
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.jobs import NewResult
+from osteon.pipeline.worker import failure_of
 from osteon.pipeline.worklock import WORK
 
 RESULTS = "results"
 RESULT_FILES = {"seg": ("seg.dcm", "application/dicom"), "preview": ("preview.png", "image/png")}
 RETRY_FIRST_S, RETRY_MAX_S = 2.0, 120.0
+DISK_WAIT_S = 10.0
 RENEWALS_PER_LEASE = 3
 log = structlog.get_logger(__name__)
 
@@ -89,12 +98,8 @@ class Dispatcher:
         """Move on the jobs whose stage is over, well or badly."""
         for future in [f for f in self._running if f.done()]:
             running = self._running.pop(future)
-            error = future.exception()
             try:
-                if error is None:
-                    self._finish(running, future.result())
-                else:
-                    self._give_back(running, error)
+                self._settle(running, future)
             except StaleTransition as stale:
                 log.info("too late", job=running.job["id"], why=stale.message)
                 shutil.rmtree(running.out, ignore_errors=True)
@@ -120,6 +125,14 @@ class Dispatcher:
             if (job["id"], job["attempt"]) not in held:
                 with suppress(StaleTransition):
                     self._rescue(job, "its lease lapsed")
+
+    def bring_forward(self) -> int:
+        """Shorten every wait that a clock which was set back has made too long."""
+        now, limits = self._table.clock(), self._limits
+        for running in self._running.values():
+            running.kill_at = min(running.kill_at, now + limits.stage_timeout_s)
+            running.renew_at = min(running.renew_at, now)
+        return jobs.bring_forward(self._table, RETRY_MAX_S * (1 + JITTER))
 
     @property
     def finished(self) -> bool:
@@ -168,6 +181,16 @@ class Dispatcher:
         running = _Running(job, attempt, out, kill_at, renew_at)
         self._running[self._engine.submit(request)] = running
 
+    def _settle(self, running: _Running, future: Future[StageReport]) -> None:
+        error = future.exception()
+        if error is None:
+            try:
+                self._finish(running, future.result())
+            except OSError as unpublished:
+                error = failure_of(running.job["stage"], unpublished)
+        if error is not None:
+            self._give_back(running, error)
+
     def _finish(self, running: _Running, report: StageReport) -> None:
         job, table = running.job, self._table
         why = f"{report.why} in {report.seconds:.1f} s"
@@ -206,6 +229,10 @@ class Dispatcher:
             jobs.reject(table, job, reason)
         elif isinstance(error, OsteonError) and not error.retryable:
             jobs.fail(table, job, reason)
+        elif self._is_disk_full(error):
+            why = f"waits for disk space: {reason}"
+            not_before = table.clock() + DISK_WAIT_S
+            jobs.retry(table, job, running.attempt, not_before, why, counts=False)
         elif job["failures"] + 1 >= self._limits.attempts_max:
             jobs.fail(table, job, self._gave_up(job["stage"], reason))
         else:
@@ -215,6 +242,13 @@ class Dispatcher:
             jobs.retry(
                 table, job, running.attempt, table.clock() + wait_s, f"tries again: {reason}"
             )
+
+    def _is_disk_full(self, error: BaseException) -> bool:
+        """Whether the disk is full without this job, whose files are removed by now."""
+        reserve = self._limits.disk_reserve_gb * GIGABYTE
+        return isinstance(error, OutOfResourcesError) and (
+            free_bytes(self._table.data_dir) < reserve
+        )
 
     def _rescue(self, job: Row, why: str) -> None:
         if job["failures"] + 1 >= self._limits.attempts_max:

@@ -22,6 +22,7 @@ from osteon.pipeline.table.connection import Table
 POLL_S = 0.03  # How often another process' commit is looked for.
 SAFETY_NET_S = 5.0  # A tick at least this often, whatever was missed.
 RECOVERY_WAIT_S = 1.0
+CLOCK_STEP_S = 1.0  # A clock that is set back by more than this is minded.
 Result = TypeVar("Result")
 log = structlog.get_logger(__name__)
 
@@ -42,6 +43,7 @@ class Observer:
         self._table = table
         self._dispatcher = Dispatcher(settings, table, engine)
         self._delivery = Delivery(settings, table)
+        self._ticked_at = float("inf")  # Before the first tick it may have been set back, too.
         self._well = True
 
     def start(self) -> None:
@@ -59,6 +61,7 @@ class Observer:
             Whether all went well; what failed is logged and holds up nothing else.
         """
         self._well = True
+        self._attempt(self._mind_the_clock)
         for row in self._attempt(series.due, self._table) or ():
             self._attempt(judge_series, self._settings, self._table, row)
         self._attempt(self._dispatcher.accept_finished)
@@ -92,6 +95,20 @@ class Observer:
                 stop.wait(RECOVERY_WAIT_S)
         self._dispatcher.release_all()
         self._delivery.close()
+
+    def _mind_the_clock(self) -> None:
+        """Where the clock was set back, let nothing wait for it to get there again."""
+        now = self._table.clock()
+        set_back = now < self._ticked_at - CLOCK_STEP_S
+        self._ticked_at = now
+        if set_back:
+            moved = (
+                series.bring_forward(self._table)
+                + self._dispatcher.bring_forward()
+                + self._delivery.bring_forward()
+            )
+            if moved:
+                log.warning("the clock was set back", brought_forward=moved)
 
     def _sleep(self, seen: int | None, stop: threading.Event) -> None:
         """Wait for a due time, a commit of another process, or the end of a stage or delivery."""

@@ -4,6 +4,7 @@ Stage requests enter by the engine's pool, reports or exceptions of ``osteon.err
 stages, and with them torch, are imported here and not when the dispatcher imports this module.
 """
 
+import errno
 import importlib
 import logging
 import multiprocessing
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from osteon.errors import OsteonError, StageError
+from osteon.errors import OsteonError, OutOfResourcesError, StageError
 from osteon.pipeline.request import StageReport, StageRequest
 
 _STAGES = "osteon.pipeline.stages"
@@ -52,10 +53,17 @@ def run(request: StageRequest) -> StageReport:
         return report
     except OsteonError:
         raise
-    except MemoryError as error:
-        raise StageError(f"{request.stage} ran out of memory") from error
     except Exception as error:  # The top of the worker's loop: whatever it is costs one attempt.
-        raise StageError(f"{request.stage} failed: {type(error).__name__}: {error}") from error
+        raise failure_of(request.stage, error) from error
+
+
+def failure_of(stage: str, error: Exception) -> OsteonError:
+    """Return what an exception of whatever library means for a stage."""
+    if isinstance(error, MemoryError):
+        return StageError(f"{stage} ran out of memory")
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return OutOfResourcesError(f"{stage} found no space left: {error}")
+    return StageError(f"{stage} failed: {type(error).__name__}: {error}")
 
 
 def _end_with_parent() -> None:

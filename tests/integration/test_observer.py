@@ -1,5 +1,7 @@
 """The observer with a real table, spool, engine and PACS: every series ends where it should."""
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -11,11 +13,13 @@ from structlog.testing import capture_logs
 
 from osteon.config.settings import Settings
 from osteon.errors import ModelError, StageError, VolumeError
+from osteon.pipeline import dispatcher
 from osteon.pipeline.job import Stage
 from osteon.pipeline.request import StageReport, StageRequest
 from osteon.pipeline.spool import free_bytes
 from osteon.pipeline.table import jobs as job_table
 from osteon.pipeline.table import views
+from osteon.pipeline.worker import failure_of
 from osteon.results.pacs import StandInPacs
 from tests.pipeline_parts import SERIES, HandClock, Node, ThreadEngine, store_slices, write_stage
 from tests.tools import free_port, wait_until
@@ -632,6 +636,82 @@ def test_nothing_is_admitted_while_the_disk_is_below_its_reserve(make, tmp_path)
     assert node.job()["reason"].startswith("waits for disk space")
     node.settings.__dict__["pipeline"] = full.model_copy(update={"disk_reserve_gb": 0.0})
     node.tick_until_state("done")
+
+
+def fail_with(number: int) -> Exception:
+    return failure_of("prediction", OSError(number, os.strerror(number)))
+
+
+def test_a_full_disk_costs_no_attempt_and_is_waited_for(make, monkeypatch):
+    script = Script(prediction=[fail_with(errno.ENOSPC) for _ in range(5)])
+    node = make(script, disk_reserve_gb=1.0)
+    free = [10**10]
+    for module in ("dispatcher", "admission"):
+        monkeypatch.setattr(f"osteon.pipeline.{module}.free_bytes", lambda folder: free[0])
+    monkeypatch.setattr("osteon.pipeline.intake.free_bytes", lambda folder: 10**10)
+    node.receive(range(1, 4))
+    node.tick_until(lambda: node.jobs() and node.job()["state"] == "running")
+    free[0] = 10**8
+    for _ in range(5):
+        job = node.tick_until_state("backoff")
+        assert job["failures"] == 0
+        assert job["reason"].startswith("waits for disk space: prediction found no space left")
+        node.clock.advance(10.0)
+    free[0] = 10**10
+    node.tick_until_state("done")
+
+
+def test_a_job_that_fills_the_disk_by_itself_is_given_up(make):
+    node = make(Script(prediction=[fail_with(errno.ENOSPC) for _ in range(5)]))
+    node.receive(range(1, 4))
+    for _ in range(2):
+        node.tick_until_state("backoff")
+        node.clock.advance(10.0)
+    assert "no space left" in node.tick_until_state("failed")["reason"]
+
+
+def test_a_result_that_cannot_be_published_is_made_again(make, monkeypatch):
+    real, failures = dispatcher.move_durably, [OSError(errno.EIO, "Input/output error")]
+
+    def move(source, target):
+        if failures:
+            raise failures.pop()
+        real(source, target)
+
+    monkeypatch.setattr(dispatcher, "move_durably", move)
+    node = make()
+    node.receive(range(1, 4))
+    job = node.tick_until_state("backoff")
+    assert "Input/output error" in job["reason"]
+    node.clock.advance(3.0)
+    node.tick_until_state("done")
+
+
+@refused_connection
+def test_a_clock_that_is_set_back_lets_nothing_wait_for_it(make):
+    """A series, a backoff and a delivery were due in moments; the clock goes back by a day."""
+    node = make(Script(prediction=[StageError("once")]), port=free_port())
+    node.receive(range(1, 4))
+    node.tick_until_state("backoff")
+    store_slices(node.intake, [1, 2, 3], series="1.2.3.2")
+    assert node.observer.tick()
+    node.clock.advance(-86400.0)
+    assert node.observer.tick()
+    assert node.observer.next_due() <= node.clock.now + 5.0
+    node.clock.advance(5.0)
+    node.tick_until(lambda: len(node.jobs()) == 2 and node.job()["stage"] == "deliver")
+
+
+def test_a_clock_that_was_set_back_while_the_node_was_off(make):
+    node = make(Script(prediction=[StageError("once")]))
+    node.receive(range(1, 4))
+    node.tick_until_state("backoff")
+    store_slices(node.intake, [1, 2, 3], series="1.2.3.2")
+    node.clock.advance(-86400.0)
+    node.restart()
+    assert node.observer.tick()
+    node.clock.advance(5.0)
+    node.tick_until(lambda: [job["state"] for job in node.jobs()] == ["done", "done"])
 
 
 def test_one_series_that_cannot_be_judged_holds_up_no_other(make):

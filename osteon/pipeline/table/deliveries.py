@@ -62,6 +62,15 @@ def next_due(table: Table, busy: Collection[str] = ()) -> float | None:
     return min((float(at) for at in times if at is not None), default=None)
 
 
+def bring_forward(table: Table, wait_s_max: float) -> int:
+    """End every wait that would last longer than any may: the clock was set back since."""
+    now = table.clock()
+    return table.change(
+        "UPDATE delivery SET not_before = ? WHERE state = 'waiting' AND not_before > ?",
+        (now, now + wait_s_max),
+    )
+
+
 def of_job(table: Table, job_id: int) -> list[Row]:
     """Return the deliveries of a job's results."""
     return table.rows(

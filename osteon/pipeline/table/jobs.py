@@ -144,6 +144,15 @@ def next_resume(table: Table) -> float | None:
     return None if row is None or row["at"] is None else float(row["at"])
 
 
+def bring_forward(table: Table, wait_s_max: float) -> int:
+    """End every backoff that would last longer than any may: the clock was set back since."""
+    now = table.clock()
+    return table.change(
+        "UPDATE job SET not_before = ? WHERE state = 'backoff' AND not_before > ?",
+        (now, now + wait_s_max),
+    )
+
+
 def earlier_unfinished(table: Table, of: Row, route: str) -> list[Row]:
     """Return the jobs that a route made of a series' earlier generations and that are not over."""
     return table.rows(
@@ -249,13 +258,21 @@ def complete(table: Table, job: Row, why: str) -> None:
     _move(table, job, Event.COMPLETE, who="observer", why=why)
 
 
-def retry(table: Table, job: Row, attempt: int, not_before: float, why: str) -> None:
-    """Put a job whose attempt failed into backoff."""
+def retry(
+    table: Table, job: Row, attempt: int, not_before: float, why: str, *, counts: bool = True
+) -> None:
+    """Put a job whose attempt failed into backoff.
+
+    Parameters
+    ----------
+    counts : bool
+        Whether the attempt counts as a failure: not where the disk was full.
+    """
     with table.write():
         _move(table, job, Event.RETRY, who="observer", why=why, attempt=attempt)
         table.change(
-            "UPDATE job SET failures = failures + 1, not_before = ? WHERE id = ?",
-            (not_before, job["id"]),
+            "UPDATE job SET failures = failures + ?, not_before = ? WHERE id = ?",
+            (int(counts), not_before, job["id"]),
         )
 
 

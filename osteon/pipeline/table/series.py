@@ -45,6 +45,22 @@ def next_due(table: Table) -> float | None:
     return None if row is None or row["due"] is None else float(row["due"])
 
 
+def bring_forward(table: Table) -> int:
+    """Let what arrived in the future have arrived now: the clock was set back since.
+
+    Returns
+    -------
+    int
+        How many series would have waited for the clock to get there again.
+    """
+    now = table.clock()
+    return table.change(
+        "UPDATE series SET due = ? + max(0, due - last), last = ?"
+        " WHERE state = 'receiving' AND last > ?",
+        (now, now, now),
+    )
+
+
 def input_of(table: Table, series: Row) -> list[Row]:
     """Return the instances of a series generation: of each SOP Instance UID the newest."""
     return table.rows(

@@ -1,6 +1,7 @@
 """The spool: what is visible is whole and synced, and what a peer sends is never a name."""
 
 import errno
+import itertools
 import os
 import subprocess
 import sys
@@ -10,12 +11,33 @@ import pytest
 
 from osteon.errors import OutOfResourcesError
 from osteon.pipeline import spool as spool_module
-from osteon.pipeline.spool import Spool, free_bytes, move_durably, write_durably
+from osteon.pipeline.spool import (
+    Draft,
+    Spool,
+    free_bytes,
+    move_durably,
+    unwritable,
+    write_durably,
+)
 
 
 @pytest.fixture
 def spool(tmp_path):
-    return Spool(tmp_path)
+    return Spool(tmp_path, "receive")
+
+
+def store(spool: Spool, path: Path, parts=(b"x",)) -> int:
+    """Put one file into the spool, as intake does."""
+    with spool.draft() as draft:
+        try:
+            for part in parts:
+                draft.write(part)
+            draft.sync()
+        except OSError as error:
+            raise unwritable(error) from error
+        spool.publish(draft, path)
+        spool.sync_names([path])
+        return draft.size
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -48,12 +70,12 @@ def record_calls(monkeypatch) -> list[tuple[str, str]]:
 def test_data_then_name_then_folder(spool, tmp_path, monkeypatch):
     path = spool.path_of("1.2.3", "ab" * 32)
     calls = record_calls(monkeypatch)
-    assert spool.store(path, (b"head", memoryview(b"data"))) == 8
+    assert store(spool, path, (b"head", memoryview(b"data"))) == 8
     target = str(tmp_path / path)
     what = [name for name, _ in calls]
     assert what == ["fsync", "write", "write", "fdatasync", "replace", "fsync"]
     draft = calls[1][1]
-    assert Path(draft).parent == tmp_path / "incoming"
+    assert Path(draft).parent == tmp_path / "incoming" / "receive"
     assert [on for _, on in calls] == [
         str(tmp_path / "spool"),
         draft,
@@ -70,25 +92,25 @@ def test_a_series_folder_left_by_a_killed_process_is_synced_too(spool, tmp_path,
     path = spool.path_of("1.2.3", "ab" * 32)
     (tmp_path / path).parent.mkdir()
     calls = record_calls(monkeypatch)
-    spool.store(path, (b"x",))
-    spool.store(spool.path_of("1.2.3", "cd" * 32), (b"x",))
+    store(spool, path)
+    store(spool, spool.path_of("1.2.3", "cd" * 32))
     assert calls.count(("fsync", str(tmp_path / "spool"))) == 1
     assert calls[0] == ("fsync", str(tmp_path / "spool"))
 
 
 def test_a_removed_series_folder_is_made_again(spool, tmp_path):
     path = spool.path_of("1.2.3", "ab" * 32)
-    spool.store(path, (b"x",))
+    store(spool, path)
     (tmp_path / path).unlink()
     (tmp_path / path).parent.rmdir()
-    spool.store(path, (b"y",))
+    store(spool, path, (b"y",))
     assert (tmp_path / path).read_bytes() == b"y"
 
 
 def test_the_folders_known_to_be_synced_are_limited(spool, monkeypatch):
     monkeypatch.setattr(spool_module, "SYNCED_FOLDERS_MAX", 3)
     for n in range(10):
-        spool.store(spool.path_of(f"1.2.{n}", "ab" * 32), (b"x",))
+        store(spool, spool.path_of(f"1.2.{n}", "ab" * 32))
         assert len(spool._synced) <= 3
 
 
@@ -102,7 +124,7 @@ def test_names_come_from_content_alone(spool):
 
 def test_files_are_not_for_others_to_read(spool, tmp_path):
     path = spool.path_of("1.2.3", "ab" * 32)
-    spool.store(path, (b"patient",))
+    store(spool, path, (b"patient",))
     assert (tmp_path / path).stat().st_mode & 0o077 == 0
 
 
@@ -117,59 +139,75 @@ def test_whatever_fails_leaves_no_file_and_may_be_tried_again(
     path = spool.path_of("1.2.3", "ab" * 32)
     monkeypatch.setattr(os, call, fail)
     with pytest.raises(OutOfResourcesError) as caught:
-        spool.store(path, (b"x",))
+        store(spool, path)
     monkeypatch.undo()
     assert os.strerror(number) in caught.value.message
     assert caught.value.dimse_status == 0xA700
     assert files_in(tmp_path) == []
-    assert spool.store(path, (b"x",)) == 1
+    assert store(spool, path) == 1
 
 
 def test_short_writes_are_continued(spool, tmp_path, monkeypatch):
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, view: real(fd, bytes(view[:3])))
     path = spool.path_of("1.2.3", "ab" * 32)
-    assert spool.store(path, (b"0123456789", b"abc")) == 13
+    assert store(spool, path, (b"0123456789", b"abc")) == 13
     assert (tmp_path / path).read_bytes() == b"0123456789abc"
 
 
-def test_drafts_of_the_dead_are_cleared_and_those_of_the_living_are_not(spool, tmp_path):
-    dead = tmp_path / "incoming" / "tmpdead"
-    dead.write_bytes(b"half")
-    cleared = []
+def test_what_a_dead_process_left_is_cleared_at_the_next_start(tmp_path):
+    dead = tmp_path / "incoming" / "receive" / "1-0"
+    other = tmp_path / "incoming" / "http" / "1-0"
+    for draft in (dead, other):
+        draft.parent.mkdir(parents=True)
+        draft.write_bytes(b"half")
+    Spool(tmp_path, "receive")
+    assert files_in(tmp_path) == [other]
+    assert Spool(tmp_path).clear_incoming() == 1
+    assert files_in(tmp_path) == []
 
-    def parts():
-        yield b"first"
-        cleared.append(spool.clear_incoming())
-        yield b"second"
 
+def test_drafts_of_the_living_are_left_alone(spool, tmp_path):
     path = spool.path_of("1.2.3", "ab" * 32)
-    spool.store(path, parts())
-    assert cleared == [1]
+    with spool.draft() as draft:
+        draft.write(b"first")
+        assert Spool(tmp_path, "receive").clear_incoming() == 0
+        draft.write(b"second")
+        draft.sync()
+        spool.publish(draft, path)
     assert (tmp_path / path).read_bytes() == b"firstsecond"
     assert files_in(tmp_path / "incoming") == []
-    assert spool.clear_incoming() == 0
+
+
+def test_a_draft_never_takes_the_place_of_another(tmp_path, monkeypatch):
+    """Process ids are used again; what a dead process left is not written into."""
+    monkeypatch.setattr(spool_module, "_numbers", itertools.count())
+    left = tmp_path / f"{os.getpid():x}-0"
+    left.write_bytes(b"half")
+    with Draft(tmp_path) as draft:
+        draft.write(b"new")
+        assert left.read_bytes() == b"half"
+    assert files_in(tmp_path) == [left]
 
 
 HOLD = """
-import fcntl, sys
-file = open(sys.argv[1], "rb")
-fcntl.flock(file, fcntl.LOCK_EX)
+import sys, pathlib
+from osteon.pipeline.spool import Spool
+spool = Spool(pathlib.Path(sys.argv[1]), "receive")
+spool.draft().write(b"half")
 print("held", flush=True)
 sys.stdin.read()
 """
 
 
-def test_the_lock_of_a_draft_ends_with_its_process(spool, tmp_path):
-    draft = tmp_path / "incoming" / "tmp1"
-    draft.write_bytes(b"half")
+def test_the_hold_on_a_folder_ends_with_its_process(tmp_path):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(draft)], **pipes) as holder:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], **pipes) as holder:
         assert holder.stdout.readline() == b"held\n"
-        assert spool.clear_incoming() == 0
+        assert Spool(tmp_path).clear_incoming() == 0
         holder.kill()
         holder.wait(10)
-        assert spool.clear_incoming() == 1
+        assert Spool(tmp_path).clear_incoming() == 1
 
 
 def test_write_durably_replaces_an_older_file_whole(tmp_path):
