@@ -41,7 +41,7 @@ def run_http(settings: Settings, stop: threading.Event) -> None:
         closing(open_table(settings.data_dir)) as table,
         closing(open_table(settings.data_dir)) as intake_table,
     ):
-        app = create_app(settings, table, Intake(settings, intake_table))
+        app = create_app(settings, table, Intake(settings, intake_table, "http"))
         config = uvicorn.Config(
             app,
             log_config=None,

@@ -1,12 +1,14 @@
 """Read once, from bytes in memory, what the route needs to know of an instance.
 
-The bytes of a data set enter, a `Header` leaves; intake puts it on record, so that nobody opens the
-file again to sort a series. Pixel data is never touched.
+The bytes of a data set enter, as they come; a `Header` leaves as soon as the pixels are reached.
+Intake puts it on record, so that nobody opens the file again to sort a series. Pixel data is never
+touched.
 """
 
 import json
 import re
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -17,23 +19,28 @@ from io import BytesIO
 from typing import Any
 
 from pydicom import Dataset, config
-from pydicom.datadict import keyword_for_tag
+from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from pydicom.uid import (
-    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
 )
 
 from osteon.errors import InvalidUIDError, UnparseableError
+from osteon.pipeline.elements import ELEMENTS_MAX, End, Walk, walk
 
 HEADER_BYTES_MAX = 8 * 2**20  # Of a deflated data set, inflated; no header is longer.
+_HEADER_BYTES = 64 * 1024  # Most are shorter; where not, four times as much is looked at next.
 VALUE_CHARACTERS_MAX = 256
-_PIXEL_GROUP = 0x7FE0
+# Functional groups of multi-frame instances, waveforms, pixels: nothing behind them is for routes.
+_BULK_GROUP = 0x5200
+# As text, since pydicom's UIDs compare ten times slower.
+_IMPLICIT, _BIG_ENDIAN = str(ImplicitVRLittleEndian), str(ExplicitVRBigEndian)
+_DEFLATED = str(DeflatedExplicitVRLittleEndian)
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _KEYWORDS = (
     "SOPClassUID",
@@ -47,6 +54,10 @@ _KEYWORDS = (
     "AccessionNumber",
     "PatientID",
 )
+_TAGS = {keyword: tag_for_keyword(keyword) or 0 for keyword in _KEYWORDS}
+_WANTED = frozenset(_TAGS.values())
+# The default repertoire, which means the same in every character set (PS3.5 6.1).
+_PLAIN = re.compile(rb"[ -~\0]*")
 # Values that routes may ask for are kept; binary and sequence values are not.
 _EMPTY = (None, "")
 # What pydicom raises on bytes that are no data set; it has no one exception for that.
@@ -68,6 +79,8 @@ _UNREADABLE = (
     zlib.error,
 )
 _LEFT_OUT_VR = frozenset({"SQ", "OB", "OW", "OF", "OD", "OL", "OV", "UN", "UT", "LT", "ST"})
+# Its validation mode and Python's warning filters belong to the whole process.
+_pydicom_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -94,7 +107,7 @@ class Header:
     modality: str
     accession_number: str
     patient_id: str
-    _ds: Dataset = field(repr=False, compare=False)
+    _head: "_Head" = field(repr=False, compare=False)
 
     @cached_property
     def values(self) -> dict[str, list[str]]:
@@ -103,11 +116,12 @@ class Header:
         An element whose value cannot be read is left out: the instance is none the worse for it.
         """
         found = {}
-        with _unreadable_mapped("values"):
-            for tag in sorted(self._ds.keys()):
+        with _pydicom("values"):
+            ds = self._head.parse()
+            for tag in sorted(ds.keys()):
                 keyword = keyword_for_tag(tag)
                 try:
-                    element = self._ds[tag]
+                    element = ds[tag]
                     if keyword and element.VR not in _LEFT_OUT_VR and element.value not in _EMPTY:
                         found[keyword] = _texts(element.value)
                 except _UNREADABLE:
@@ -115,8 +129,72 @@ class Header:
         return found
 
 
+class HeaderReader:
+    """Take the bytes of a data set as they come, until its header is known.
+
+    Parameters
+    ----------
+    transfer_syntax_uid : str
+        How the data set is encoded.
+    """
+
+    def __init__(self, transfer_syntax_uid: str) -> None:
+        self._syntax = str(transfer_syntax_uid)
+        self._held = bytearray()
+        self._enough = _HEADER_BYTES
+
+    def feed(self, part: bytes | memoryview) -> Header | None:
+        """Take the next bytes and return the header as soon as enough of them have come.
+
+        What is needed of them is copied.
+
+        Raises
+        ------
+        UnparseableError
+            The bytes are no data set, or a UID that identifies the instance is missing.
+        InvalidUIDError
+            One of these UIDs breaks PS3.5 9.1.
+        """
+        at = 0
+        while at < len(part):
+            taken = part[at : at + self._enough - len(self._held)]
+            self._held += taken
+            at += len(taken)
+            if self._enough == HEADER_BYTES_MAX == len(self._held):
+                return self.finish()
+            if len(self._held) == self._enough:
+                head = _Head(self._inflated(), self._syntax)
+                found = head.walk()
+                if found.end is End.WHOLE:
+                    return self._read(head, found)
+                self._enough = min(4 * self._enough, HEADER_BYTES_MAX)
+        return None
+
+    def finish(self) -> Header:
+        """Return the header, since no more bytes will come; errors as in `feed`."""
+        head = _Head(self._inflated(), self._syntax)
+        return self._read(head, head.walk())
+
+    def _read(self, head: "_Head", found: Walk) -> Header:
+        texts = _plain_texts(found)
+        if texts is None:
+            with _pydicom(f"transfer syntax {self._syntax}"):
+                ds = head.parse()
+                texts = {keyword: _texts(ds.get(keyword)) for keyword in _KEYWORDS}
+        return _header(texts, head)
+
+    def _inflated(self) -> bytes:
+        if self._syntax != _DEFLATED:
+            return bytes(self._held)
+        try:
+            inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+            return inflate.decompress(self._held, HEADER_BYTES_MAX)
+        except zlib.error as error:
+            raise UnparseableError(f"not a deflated data set: {error}") from error
+
+
 def read_header(dataset: bytes | memoryview, transfer_syntax_uid: str) -> Header:
-    """Read the header of a data set as it came over the network.
+    """Read the header of a whole data set.
 
     Parameters
     ----------
@@ -132,22 +210,8 @@ def read_header(dataset: bytes | memoryview, transfer_syntax_uid: str) -> Header
     InvalidUIDError
         One of these UIDs breaks PS3.5 9.1.
     """
-    with _unreadable_mapped(f"transfer syntax {transfer_syntax_uid}"):
-        ds = _parse(dataset, transfer_syntax_uid)
-        found = {keyword: _texts(ds.get(keyword)) for keyword in _KEYWORDS}
-    return Header(
-        sop_class_uid=_required_uid(found, "SOPClassUID"),
-        sop_instance_uid=_required_uid(found, "SOPInstanceUID"),
-        series_instance_uid=_required_uid(found, "SeriesInstanceUID"),
-        study_instance_uid=_required_uid(found, "StudyInstanceUID"),
-        instance_number=_integer(found["InstanceNumber"]),
-        position_mm=_floats(found["ImagePositionPatient"], 3),
-        orientation=_floats(found["ImageOrientationPatient"], 6),
-        modality=_first(found["Modality"]),
-        accession_number=_first(found["AccessionNumber"]),
-        patient_id=_first(found["PatientID"]),
-        _ds=ds,
-    )
+    reader = HeaderReader(transfer_syntax_uid)
+    return reader.feed(dataset) or reader.finish()
 
 
 def check_uid(uid: str, name: str) -> str:
@@ -171,38 +235,97 @@ def to_json(numbers: tuple[float, ...] | None) -> str | None:
     return None if numbers is None else json.dumps(numbers)
 
 
-def _parse(dataset: bytes | memoryview, transfer_syntax_uid: str) -> Dataset:
-    syntax = UID(transfer_syntax_uid)
-    raw = bytes(dataset[:HEADER_BYTES_MAX])
-    if syntax == DeflatedExplicitVRLittleEndian:
-        raw = zlib.decompressobj(-zlib.MAX_WBITS).decompress(raw, HEADER_BYTES_MAX)
-    return read_dataset(
-        BytesIO(raw),
-        is_implicit_VR=syntax == ImplicitVRLittleEndian,
-        is_little_endian=syntax != ExplicitVRBigEndian,
-        stop_when=_at_pixels,
-    )
+@dataclass(frozen=True)
+class _Head:
+    """The first bytes of a data set, and how they are encoded."""
+
+    raw: bytes
+    syntax: str
+
+    @property
+    def implicit(self) -> bool:
+        return self.syntax == _IMPLICIT
+
+    @property
+    def little(self) -> bool:
+        return self.syntax != _BIG_ENDIAN
+
+    def walk(self) -> Walk:
+        return walk(
+            self.raw,
+            _WANTED,
+            until_group=_BULK_GROUP,
+            implicit=self.implicit,
+            little=self.little,
+        )
+
+    def parse(self) -> Dataset:
+        """Parse it with pydicom; call it within `_pydicom`."""
+        return read_dataset(
+            _MeteredBytes(self.raw),
+            is_implicit_VR=self.implicit,
+            is_little_endian=self.little,
+            stop_when=_is_bulk,
+        )
+
+
+class _MeteredBytes(BytesIO):
+    """Bytes in memory that end a parser's work on very many elements."""
+
+    def __init__(self, raw: bytes) -> None:
+        super().__init__(raw)
+        self._reads_left = 4 * ELEMENTS_MAX  # Tag, VR or length, value; items have more.
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise InvalidDicomError(f"a header of more than {ELEMENTS_MAX} elements")
+        return super().read(size)
 
 
 @contextmanager
-def _unreadable_mapped(what: str) -> Iterator[None]:
-    """Map what pydicom raises on bytes that are no data set."""
+def _pydicom(what: str) -> Iterator[None]:
+    """Let pydicom read as far as it can, silently, and map what it raises."""
     try:
-        with warnings.catch_warnings(), config.disable_value_validation():
+        with _pydicom_lock, warnings.catch_warnings(), config.disable_value_validation():
             warnings.simplefilter("ignore")
             yield
     except _UNREADABLE as error:
         raise UnparseableError(f"not a data set ({what}): {error}") from error
 
 
-def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG001 - pydicom's call
-    return tag.group >= _PIXEL_GROUP
+def _is_bulk(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG001 - pydicom's call
+    return tag.group >= _BULK_GROUP
+
+
+def _plain_texts(found: Walk) -> dict[str, list[str]] | None:
+    """Return the values as text, or None where pydicom has to say what they are."""
+    if found.end is not End.WHOLE or not all(map(_PLAIN.fullmatch, found.values.values())):
+        return None
+    raw = {keyword: found.values.get(tag, b"").decode("ascii") for keyword, tag in _TAGS.items()}
+    return {k: _texts(text.split("\\")) if text else [] for k, text in raw.items()}
+
+
+def _header(texts: dict[str, list[str]], head: _Head) -> Header:
+    return Header(
+        sop_class_uid=_required_uid(texts, "SOPClassUID"),
+        sop_instance_uid=_required_uid(texts, "SOPInstanceUID"),
+        series_instance_uid=_required_uid(texts, "SeriesInstanceUID"),
+        study_instance_uid=_required_uid(texts, "StudyInstanceUID"),
+        instance_number=_integer(texts["InstanceNumber"]),
+        position_mm=_floats(texts["ImagePositionPatient"], 3),
+        orientation=_floats(texts["ImageOrientationPatient"], 6),
+        modality=_first(texts["Modality"]),
+        accession_number=_first(texts["AccessionNumber"]),
+        patient_id=_first(texts["PatientID"]),
+        _head=head,
+    )
 
 
 def _texts(value: Any) -> list[str]:
     if value is None:
         return []
-    many = value if isinstance(value, MultiValue | list | tuple) else [value]
+    many = value if isinstance(value, list | tuple | MultiValue) else [value]
     return [str(v).strip(" \0")[:VALUE_CHARACTERS_MAX] for v in many[:64]]
 
 

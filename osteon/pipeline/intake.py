@@ -1,16 +1,20 @@
-"""The one door into the pipeline: an instance is durable and on record when `Intake.store` returns.
+"""The one door into the pipeline: an instance that is stored is durable and on record.
 
 The receiver and the HTTP upload bring the bytes of a data set; a row of the job table and a file of
-the spool leave. Whoever calls may acknowledge when it returns, and must not when it raises.
+the spool leave. Whoever calls may acknowledge when `Arrival.finish` or `Intake.store` returns, and
+must not when it raises.
 """
 
-import hashlib
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
 from osteon.config.settings import Settings
-from osteon.errors import InvalidUIDError, MismatchError, OutOfResourcesError
-from osteon.pipeline.index import check_uid, read_header
-from osteon.pipeline.part10 import FileMeta, encode_header
+from osteon.errors import OutOfResourcesError
+from osteon.pipeline.arrival import Arrival, Sealed, Stored
+from osteon.pipeline.commit import GroupCommit
+from osteon.pipeline.index import check_uid
+from osteon.pipeline.part10 import FileMeta
 from osteon.pipeline.spool import Spool, free_bytes
 from osteon.pipeline.table import reception, views
 from osteon.pipeline.table.connection import Table
@@ -18,22 +22,7 @@ from osteon.pipeline.table.reception import Origin, Received
 
 GIGABYTE = 10**9
 BACKLOG_CHECK_S = 1.0  # Counting the waiting jobs of a large table is not free.
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What became of an instance.
-
-    Attributes
-    ----------
-    duplicate : bool
-        The same bytes were held already; nothing was written and no work follows.
-    """
-
-    sop_instance_uid: str
-    series_instance_uid: str
-    path: str
-    duplicate: bool
+SPACE_CHECK_S = 0.25  # A thousand instances a second need not all ask for the same number.
 
 
 class Intake:
@@ -45,13 +34,17 @@ class Intake:
         Quiet times, disk reserve and limits are read from it.
     table : Table
         A connection that only this intake uses.
+    role : str, optional
+        The role of the process; drafts of a killed process of the same role are removed.
     """
 
-    def __init__(self, settings: Settings, table: Table) -> None:
+    def __init__(self, settings: Settings, table: Table, role: str = "receive") -> None:
         self._settings = settings
         self._table = table
-        self._spool = Spool(table.data_dir)
+        self._spool = Spool(table.data_dir, role)
+        self._commits: GroupCommit[tuple[Origin, Sealed], Stored] = GroupCommit(self._commit)
         self._backlog: tuple[float, int] = (float("-inf"), 0)
+        self._space: tuple[float, float] = (float("-inf"), 0.0)
 
     def open_association(self, calling: str, called: str, address: str) -> Origin:
         """Record an accepted association and return the origin of what comes over it."""
@@ -69,13 +62,58 @@ class Intake:
         The reserve of free space and the limit of waiting jobs are looked at.
         """
         reserve = self._settings.pipeline.disk_reserve_gb
-        free = free_bytes(self._table.data_dir) / GIGABYTE
+        free = self._free_gb(reserve)
         if free < reserve:
             return f"disk reserve reached: {free:.1f} GB are free and {reserve:g} GB are kept"
         waiting_max = self._settings.pipeline.waiting_max
         if self._waiting() >= waiting_max:
             return f"backlog limit reached: {waiting_max} jobs are waiting"
         return None
+
+    def begin(
+        self,
+        origin: Origin,
+        *,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
+    ) -> Arrival:
+        """Begin to take an instance whose data set comes piece by piece.
+
+        Parameters
+        ----------
+        origin : Origin
+            Who sends it.
+        sop_class_uid, sop_instance_uid : str
+            As the C-STORE command or the File Meta Information names them.
+        transfer_syntax_uid : str
+            How the data set is encoded.
+
+        Raises
+        ------
+        OutOfResourcesError
+            Disk reserve, full disk or backlog (0xA700).
+        InvalidUIDError
+            A UID breaks PS3.5 9.1 (0x0117).
+        """
+        check_uid(sop_instance_uid, "Affected SOP Instance UID")
+        check_uid(transfer_syntax_uid, "Transfer Syntax UID")
+        refusal = self.refusal()
+        if refusal is not None:
+            raise OutOfResourcesError(refusal)
+        meta = FileMeta(
+            sop_class_uid,
+            sop_instance_uid,
+            transfer_syntax_uid,
+            origin.calling_ae_title,
+            origin.called_ae_title,
+        )
+        return Arrival(
+            meta,
+            self._spool.draft(),
+            self.refusal,
+            lambda sealed: self._commits.run((origin, sealed)),
+        )
 
     def store(
         self,
@@ -86,16 +124,12 @@ class Intake:
         transfer_syntax_uid: str,
         dataset: bytes | memoryview,
     ) -> Stored:
-        """Make an instance durable and put it on record.
+        """Make a whole instance durable and put it on record.
 
         Parameters
         ----------
-        origin : Origin
-            Who sent it.
-        sop_class_uid, sop_instance_uid : str
-            As the C-STORE command or the File Meta Information names them.
-        transfer_syntax_uid : str
-            How the data set is encoded.
+        origin, sop_class_uid, sop_instance_uid, transfer_syntax_uid
+            As in `begin`.
         dataset : bytes
             The data set as received; it is stored unchanged.
 
@@ -114,45 +148,62 @@ class Intake:
         ----------
         DICOM PS3.4 B.2.3 and Table B.2-1
         """
-        check_uid(sop_instance_uid, "Affected SOP Instance UID")
-        check_uid(transfer_syntax_uid, "Transfer Syntax UID")
-        refusal = self.refusal()
-        if refusal is not None:
-            raise OutOfResourcesError(refusal)
-        header = read_header(dataset, transfer_syntax_uid)
-        named = (sop_class_uid, sop_instance_uid)
-        if (header.sop_class_uid, header.sop_instance_uid) != named:
-            raise MismatchError(
-                f"the command names {sop_class_uid} {sop_instance_uid}, the data set"
-                f" {header.sop_class_uid} {header.sop_instance_uid}"
-            )
-        sha256 = hashlib.sha256(dataset).hexdigest()
-        known = reception.find_instance(self._table, header, sha256)
-        if known is not None and (self._table.data_dir / known["path"]).is_file():
-            return Stored(sop_instance_uid, header.series_instance_uid, known["path"], True)
-        meta = FileMeta(
-            sop_class_uid,
-            sop_instance_uid,
-            transfer_syntax_uid,
-            origin.calling_ae_title,
-            origin.called_ae_title,
+        with self.begin(
+            origin,
+            sop_class_uid=sop_class_uid,
+            sop_instance_uid=sop_instance_uid,
+            transfer_syntax_uid=transfer_syntax_uid,
+        ) as arrival:
+            arrival.write(dataset)
+            return arrival.finish()
+
+    def _commit(self, batch: Sequence[tuple[Origin, Sealed]]) -> list[Stored | Exception]:
+        """Give the drafts their names, sync the folders, commit all rows in one transaction."""
+        outcomes: list[Stored | Exception] = []
+        new: list[tuple[Origin, Received]] = []
+        for origin, sealed in batch:
+            received = self._received(sealed)
+            known = reception.find_instance(self._table, received.header, received.sha256)
+            if known is None or not (self._table.data_dir / known["path"]).is_file():
+                try:
+                    self._spool.publish(sealed.draft, Path(received.path))
+                except OutOfResourcesError as error:
+                    outcomes.append(error)
+                    continue
+                new.append((origin, received))
+            outcomes.append(_stored(received, duplicate=known is not None))
+        self._spool.sync_names(Path(received.path) for _, received in new)
+        if new:
+            with self._table.write():
+                for origin, received in new:
+                    self._record(origin, received)
+        return outcomes
+
+    def _received(self, sealed: Sealed) -> Received:
+        path = self._spool.path_of(sealed.header.series_instance_uid, sealed.sha256)
+        return Received(
+            sealed.header,
+            sealed.meta.transfer_syntax_uid,
+            sealed.sha256,
+            str(path),
+            sealed.draft.size,
         )
-        path = self._spool.path_of(header.series_instance_uid, sha256)
-        size = self._spool.store(path, (_encoded(meta), dataset))
-        if known is None:
-            received = Received(header, transfer_syntax_uid, sha256, str(path), size)
-            self._record(origin, received)
-        return Stored(sop_instance_uid, header.series_instance_uid, str(path), known is not None)
 
     def _record(self, origin: Origin, received: Received) -> None:
-        source = self._settings.source_of(origin.calling_ae_title)
-        quiet_s = self._settings.scp.quiet_s
-        if source is not None and source.quiet_s is not None:
-            quiet_s = source.quiet_s
-        with self._table.write():
-            # Another association, or process, may have brought the same bytes meanwhile.
-            if reception.find_instance(self._table, received.header, received.sha256) is None:
-                reception.add_instance(self._table, origin, received, quiet_s=quiet_s)
+        # The same bytes may come twice in one batch, and to another process at the same time.
+        if reception.find_instance(self._table, received.header, received.sha256) is None:
+            source = self._settings.source_of(origin.calling_ae_title)
+            own = None if source is None else source.quiet_s
+            quiet_s = self._settings.scp.quiet_s if own is None else own
+            reception.add_instance(self._table, origin, received, quiet_s=quiet_s)
+
+    def _free_gb(self, reserve: float) -> float:
+        checked, free = self._space
+        now = time.monotonic()
+        if now - checked > SPACE_CHECK_S or free < reserve:  # Space that returns is seen at once.
+            free = free_bytes(self._table.data_dir) / GIGABYTE
+            self._space = (now, free)
+        return free
 
     def _waiting(self) -> int:
         checked, count = self._backlog
@@ -163,8 +214,6 @@ class Intake:
         return count
 
 
-def _encoded(meta: FileMeta) -> bytes:
-    try:
-        return encode_header(meta)
-    except UnicodeEncodeError as error:
-        raise InvalidUIDError(f"not ASCII: {error.object!r} (PS3.5 6.1)") from error
+def _stored(received: Received, *, duplicate: bool) -> Stored:
+    header = received.header
+    return Stored(header.sop_instance_uid, header.series_instance_uid, received.path, duplicate)

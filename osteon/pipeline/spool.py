@@ -6,42 +6,125 @@ are synced. Intake stores instances through it and the observer publishes result
 
 import fcntl
 import hashlib
+import itertools
 import os
 import shutil
-import tempfile
+import weakref
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 from osteon.errors import OutOfResourcesError
 
 SPOOL, INCOMING = "spool", "incoming"
 SYNCED_FOLDERS_MAX = 10_000
+_numbers = itertools.count()
+
+
+class Draft:
+    """A file that is being written and that nobody sees yet.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it stands until it gets its name, on the same file system.
+
+    Attributes
+    ----------
+    size : int
+        Bytes written so far.
+
+    Raises
+    ------
+    OSError
+        By every method: the disk is full or fails.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.size = 0
+        self._descriptor = -1
+        while self._descriptor < 0:
+            path = folder / f"{os.getpid():x}-{next(_numbers):x}"
+            with suppress(FileExistsError):  # Left by a process that had this number before.
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+                self._descriptor = os.open(path, flags, 0o600)
+        self._path: Path | None = path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    def write(self, part: bytes | memoryview) -> None:
+        """Append a part."""
+        view = memoryview(part).cast("B")
+        written = os.write(self._descriptor, view) if view else 0
+        while written < len(view):
+            written += os.write(self._descriptor, view[written:])
+        self.size += written
+
+    def sync(self) -> None:
+        """Put on the disk what was written; nothing can be written any more."""
+        os.fdatasync(self._descriptor)
+        self._close()
+
+    def publish(self, target: Path) -> None:
+        """Give the synced file its name; an older file of that name is replaced."""
+        if self._path is not None:
+            self._path.replace(target)
+            self._path = None
+
+    def discard(self) -> None:
+        """Remove the file, unless it has got its name; a second call does nothing."""
+        with suppress(OSError):
+            self._close()
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.unlink()
+            self._path = None
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 class Spool:
     """The folder of received instances.
 
     A file's name comes from the hash of its content and its folder's from the hash of its series,
-    so nothing that a peer sends can become a path. Files being written stand in ``incoming``.
+    so nothing that a peer sends can become a path. Files being written stand in ``incoming``, in
+    a folder of the role that writes them.
 
     Parameters
     ----------
     data_dir : Path
         The node's data directory.
+    role : str, optional
+        The role that writes; what a killed process of this role has left is removed. Without one,
+        nothing can be received.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, role: str | None = None) -> None:
         self.data_dir = data_dir
         self._synced: set[Path] = set()
         for name in (SPOOL, INCOMING):
             (data_dir / name).mkdir(parents=True, exist_ok=True)
         _sync_folder(data_dir)
+        if role is not None:
+            self._incoming = data_dir / INCOMING / role
+            self._incoming.mkdir(exist_ok=True)
+            # Shared, so that it is known that somebody lives here; the kernel frees it.
+            held = _clear(self._incoming)[0]
+            fcntl.flock(held, fcntl.LOCK_SH)
+            weakref.finalize(self, os.close, held)
 
     def clear_incoming(self) -> int:
-        """Remove what a killed process was writing; nobody was told that it is safe.
+        """Remove what killed processes were writing; nobody was told that it is safe.
 
-        What a living process is writing is locked by it and left alone.
+        What the role of a living process is writing is left alone.
 
         Returns
         -------
@@ -49,32 +132,61 @@ class Spool:
             How many files were removed.
         """
         removed = 0
-        for file in (self.data_dir / INCOMING).iterdir():
-            with suppress(BlockingIOError, FileNotFoundError), file.open("rb") as draft:
-                fcntl.flock(draft, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                file.unlink(missing_ok=True)
-                removed += 1
+        for folder in (self.data_dir / INCOMING).iterdir():
+            if folder.is_dir():
+                held, count = _clear(folder)
+                os.close(held)
+                removed += count
+            else:  # An upload of before this version.
+                folder.unlink(missing_ok=True)
         return removed
+
+    def draft(self) -> Draft:
+        """Begin a file.
+
+        Raises
+        ------
+        OutOfResourcesError
+            No space, or no file descriptor, is left, or the disk fails.
+        """
+        try:
+            return Draft(self._incoming)
+        except OSError as error:
+            raise unwritable(error) from error
 
     def path_of(self, series_instance_uid: str, sha256: str) -> Path:
         """Return the path, under the data directory, of an instance with this content."""
         series = hashlib.sha256(series_instance_uid.encode("ascii")).hexdigest()[:16]
         return Path(SPOOL) / series / f"{sha256}.dcm"
 
-    def store(self, path: Path, parts: Iterable[bytes | memoryview]) -> int:
-        """Write a file durably and return its size in bytes.
+    def publish(self, draft: Draft, path: Path) -> None:
+        """Give a synced draft its path; the name is durable after `sync_names`.
 
         Raises
         ------
         OutOfResourcesError
-            No space, or no file descriptor, is left, or the disk fails; nothing stays behind.
+            No space is left, or the disk fails.
         """
         target = self.data_dir / path
         try:
             self._make_folder(target.parent)
-            return write_durably(target, parts, by_way_of=self.data_dir / INCOMING)
+            draft.publish(target)
         except OSError as error:
-            raise OutOfResourcesError(f"{path} cannot be written: {error.strerror}") from error
+            raise unwritable(error) from error
+
+    def sync_names(self, paths: Iterable[Path]) -> None:
+        """Make the names of published files durable, each folder once.
+
+        Raises
+        ------
+        OutOfResourcesError
+            The disk fails.
+        """
+        try:
+            for folder in {path.parent for path in paths}:
+                _sync_folder(self.data_dir / folder)
+        except OSError as error:
+            raise unwritable(error) from error
 
     def _make_folder(self, folder: Path) -> None:
         """Make a folder and sync its name; that it is there does not say that it was synced."""
@@ -104,19 +216,13 @@ def write_durably(target: Path, parts: Iterable[bytes | memoryview], *, by_way_o
     int
         Its size in bytes.
     """
-    descriptor, draft = tempfile.mkstemp(dir=by_way_of)
-    try:
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # See `Spool.clear_incoming`.
-            size = sum(_write_all(file.fileno(), part) for part in parts)
-            os.fdatasync(file.fileno())
-        Path(draft).replace(target)
-    except BaseException:
-        with suppress(OSError):
-            Path(draft).unlink()
-        raise
+    with Draft(by_way_of) as draft:
+        for part in parts:
+            draft.write(part)
+        draft.sync()
+        draft.publish(target)
     _sync_folder(target.parent)
-    return size
+    return draft.size
 
 
 def move_durably(source: Path, target: Path) -> None:
@@ -136,12 +242,24 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _write_all(descriptor: int, part: bytes | memoryview) -> int:
-    view = memoryview(part).cast("B")
-    written = 0
-    while written < len(view):
-        written += os.write(descriptor, view[written:])
-    return written
+def unwritable(error: OSError) -> OutOfResourcesError:
+    """Return what is raised where the disk is full, read-only or fails: the sender may try again.
+
+    A failing disk is no fault of the instance, so the sender must keep it.
+    """
+    return OutOfResourcesError(f"the spool cannot be written: {error.strerror}")
+
+
+def _clear(folder: Path) -> tuple[int, int]:
+    """Empty a role's folder if no living process holds it; return its descriptor and a count."""
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    removed = 0
+    with suppress(BlockingIOError):
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for file in folder.iterdir():
+            file.unlink(missing_ok=True)
+            removed += 1
+    return held, removed
 
 
 def _sync_folder(folder: Path) -> None:

@@ -73,14 +73,14 @@ def test_data_then_name_then_folder(spool, tmp_path, monkeypatch):
     assert store(spool, path, (b"head", memoryview(b"data"))) == 8
     target = str(tmp_path / path)
     what = [name for name, _ in calls]
-    assert what == ["fsync", "write", "write", "fdatasync", "replace", "fsync"]
-    draft = calls[1][1]
+    assert what == ["write", "write", "fdatasync", "fsync", "replace", "fsync"]
+    draft = calls[0][1]
     assert Path(draft).parent == tmp_path / "incoming" / "receive"
     assert [on for _, on in calls] == [
+        draft,
+        draft,
+        draft,
         str(tmp_path / "spool"),
-        draft,
-        draft,
-        draft,
         target,
         str(Path(target).parent),
     ]
@@ -95,7 +95,7 @@ def test_a_series_folder_left_by_a_killed_process_is_synced_too(spool, tmp_path,
     store(spool, path)
     store(spool, spool.path_of("1.2.3", "cd" * 32))
     assert calls.count(("fsync", str(tmp_path / "spool"))) == 1
-    assert calls[0] == ("fsync", str(tmp_path / "spool"))
+    assert ("fsync", str(tmp_path / "spool")) in calls[:3]
 
 
 def test_a_removed_series_folder_is_made_again(spool, tmp_path):
