@@ -128,7 +128,7 @@ class Summary:
             words: [self.raw("instances_per_s", name, n) for n in ALL_ASSOCIATIONS]
             for name, words in self.names.items()
         }
-        draw_rates(picture, "Instances a second, CT 512 × 512", ALL_ASSOCIATIONS, rates)
+        draw_rates(picture, "Instances a second, CT of 512 by 512 pixels", ALL_ASSOCIATIONS, rates)
         text = path.read_text() if path.exists() else "# Benchmarks\n"
         before, _, rest = text.partition(f"{HEADING}\n")
         _, heading, after = rest.partition("\n## ")
