@@ -11,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Self
 
+import pytest
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomFileLike
 from pydicom.filewriter import write_dataset
@@ -27,6 +28,15 @@ CT = "1.2.840.10008.5.1.4.1.1.2"
 VERIFICATION = "1.2.840.10008.1.1"
 EXPLICIT = str(ExplicitVRLittleEndian)
 _PDU = struct.Struct(">BxI")
+_fast = [True]
+
+
+@pytest.fixture(params=["fast", "stock"], autouse=True)
+def both_ways(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both ways of data through the receiver; a module that imports this runs twice."""
+    _fast[0] = request.param == "fast"
+    yield request.param
+    _fast[0] = True
 
 
 def loopback_settings(data_dir: Path, **scp: object) -> Settings:
@@ -34,7 +44,7 @@ def loopback_settings(data_dir: Path, **scp: object) -> Settings:
     return Settings.model_validate(
         {
             "data_dir": data_dir,
-            "scp": {"host": "127.0.0.1", "port": free_port(), **scp},
+            "scp": {"host": "127.0.0.1", "port": free_port(), "fast": _fast[0], **scp},
             "pipeline": {"disk_reserve_gb": 0},
         }
     )
@@ -134,8 +144,17 @@ class RawPeer:
         called: str = "OSTEON",
         timeout_s: float = 10.0,
         tls: ssl.SSLContext | None = None,
+        receive_bytes: int | None = None,
     ) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
+        self.sock = socket.socket()
+        self.sock.settimeout(timeout_s)
+        if receive_bytes is not None:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        try:
+            self.sock.connect(("127.0.0.1", port))
+        except BaseException:
+            self.sock.close()
+            raise
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             if tls is not None:

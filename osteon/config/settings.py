@@ -82,6 +82,9 @@ class ScpSettings(_Section):
     instance_bytes_max: int = Field(
         4 * 2**30, ge=2**20, description="A data set longer than this is refused."
     )
+    fast: bool = Field(
+        True, description="Take instances straight to the disk; pynetdicom's own way if false."
+    )
     acse_timeout_s: Seconds = Field(5.0, description="Deadline of association negotiation.")
     idle_timeout_s: Seconds = Field(300.0, description="A silent association is aborted after it.")
     tls: TlsSettings | None = Field(None, description="Mutual TLS; plain TCP where absent.")

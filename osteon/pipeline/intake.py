@@ -20,6 +20,7 @@ from osteon.pipeline.table import reception, views
 from osteon.pipeline.table.connection import Table
 from osteon.pipeline.table.reception import Origin, Received
 
+__all__ = ["Arrival", "Intake", "Stored"]
 GIGABYTE = 10**9
 BACKLOG_CHECK_S = 1.0  # Counting the waiting jobs of a large table is not free.
 SPACE_CHECK_S = 0.25  # A thousand instances a second need not all ask for the same number.
@@ -96,6 +97,7 @@ class Intake:
         InvalidUIDError
             A UID breaks PS3.5 9.1 (0x0117).
         """
+        check_uid(sop_class_uid, "Affected SOP Class UID")
         check_uid(sop_instance_uid, "Affected SOP Instance UID")
         check_uid(transfer_syntax_uid, "Transfer Syntax UID")
         refusal = self.refusal()

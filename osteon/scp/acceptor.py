@@ -8,7 +8,8 @@ peer does, the others do not notice.
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,14 +28,16 @@ from pynetdicom.sop_class import uid_to_service_class
 
 from osteon.config.settings import Settings
 from osteon.errors import OsteonError
-from osteon.pipeline.intake import Intake
+from osteon.pipeline.intake import Intake, Stored
 from osteon.pipeline.table.reception import Origin
 from osteon.scp.access import Rejection, check_titles, congested, malformed, too_many
-from osteon.scp.association import build_association
+from osteon.scp.association import build_association, introduce
+from osteon.scp.command import Command
 from osteon.scp.contexts import STORAGE_SERVICE_CLASS, is_storage, supported_contexts
+from osteon.scp.direct import DirectAssociation
 from osteon.scp.listener import AssociationRequest
-from osteon.scp.store import OUT_OF_RESOURCES, status_of, store_instance
-from osteon.scp.transport import close_socket
+from osteon.scp.store import OUT_OF_RESOURCES, Reception, status_of, store_instance
+from osteon.scp.transport import wake
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +55,12 @@ class _Visit:
     stored: int = 0
     duplicates: int = 0
     refused: int = 0
+
+    def count(self, stored: Stored | None) -> None:
+        """Count an instance; None was refused."""
+        self.refused += stored is None
+        self.stored += stored is not None
+        self.duplicates += stored is not None and stored.duplicate
 
 
 class Acceptor:
@@ -84,22 +93,46 @@ class Acceptor:
 
     def serve(self, request: AssociationRequest, sock: socket.socket, first_pdu: bytes) -> None:
         """Serve one association, from its A-ASSOCIATE-RQ to its end."""
+        visit = _Visit(sock, request.remote.address)
+        serve = self._serve_directly if self._settings.scp.fast else self._serve_by_pynetdicom
+        serve(request, visit, first_pdu)
+
+    def _serve_directly(self, request: AssociationRequest, visit: _Visit, first_pdu: bytes) -> None:
+        assoc = DirectAssociation(
+            self._ae,
+            visit.sock,
+            begin_store=lambda command, syntax: self._begin_store(visit, command, syntax),
+            count_store=lambda answer: visit.count(answer.stored),
+            instance_bytes_max=self._settings.scp.instance_bytes_max,
+        )
+        handlers = [h for h in self._handlers if h[0] is not evt.EVT_C_STORE]
+        introduce(assoc, local=request.local, remote=request.remote, handlers=handlers)
+        with self._visiting(assoc, visit):
+            assoc.serve(first_pdu)
+
+    def _serve_by_pynetdicom(
+        self, request: AssociationRequest, visit: _Visit, first_pdu: bytes
+    ) -> None:
         assoc = build_association(
             self._ae,
-            sock,
+            visit.sock,
             first_pdu,
             local=request.local,
             remote=request.remote,
             instance_bytes_max=self._settings.scp.instance_bytes_max,
             handlers=self._handlers,
         )
-        visit = _Visit(sock, request.remote.address)
-        with self._changed:
-            self._visits[assoc] = visit
-        try:
+        with self._visiting(assoc, visit):
             assoc.start()
             assoc.join()  # The idle time-out and `abort_all` end it.
             assoc.dul.join(self._settings.scp.acse_timeout_s)  # It may still send a rejection.
+
+    @contextmanager
+    def _visiting(self, assoc: Association, visit: _Visit) -> Iterator[None]:
+        with self._changed:
+            self._visits[assoc] = visit
+        try:
+            yield
         finally:
             self._leave(assoc, visit)
 
@@ -118,9 +151,9 @@ class Acceptor:
             assoc.abort(block=False)
 
     def cut_all(self) -> None:
-        """Close the connection of every peer."""
+        """End the connection of every peer."""
         for visit in self._open().values():
-            close_socket(visit.sock)
+            wake(visit.sock)
 
     def _open(self) -> dict[Association, _Visit]:
         with self._changed:
@@ -205,10 +238,24 @@ class Acceptor:
             return status_of(OUT_OF_RESOURCES, "the association is not on record")
         bytes_max = self._settings.scp.instance_bytes_max
         answer, stored = store_instance(event, visit.origin, self._intake, bytes_max)
-        visit.refused += stored is None
-        visit.stored += stored is not None
-        visit.duplicates += stored is not None and stored.duplicate
+        visit.count(stored)
         return answer
+
+    def _begin_store(self, visit: _Visit, command: Command, transfer_syntax_uid: str) -> Reception:
+        origin = visit.origin
+        assert origin is not None  # An association without one accepts no storage context.
+        uid = command.sop_instance_uid_text
+        return Reception(
+            lambda: self._intake.begin(
+                origin,
+                sop_class_uid=command.sop_class_uid_text,
+                sop_instance_uid=uid,
+                transfer_syntax_uid=transfer_syntax_uid,
+            ),
+            origin,
+            uid,
+            self._settings.scp.instance_bytes_max,
+        )
 
     def _leave(self, assoc: Association, visit: _Visit) -> None:
         try:

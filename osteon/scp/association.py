@@ -1,8 +1,7 @@
 """One association in pynetdicom's hands, with the limits that it lacks.
 
 A connection with its A-ASSOCIATE-RQ enters, an `Association` that can be started leaves. This is
-the seam to pynetdicom's data path: a faster one takes the place of `UpperLayer` and
-`BoundedMessages`, and nothing else of the room changes.
+the way of ``scp.fast = false``; ``direct.py`` is the other, for which `introduce` is as well.
 
 Relied on beyond pynetdicom's documentation, held by ``tests/unit/scp/test_association.py``: an
 association reads its ``dul`` and ``dimse`` attributes when it starts and not before, the reactor
@@ -25,13 +24,13 @@ from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AddressInformation
 
+from osteon.scp.command import COMMAND_BYTES_MAX
 from osteon.scp.transport import PduSocket
 
-COMMAND_BYTES_MAX = 64 * 1024  # A C-STORE-RQ is about 200 bytes, PS3.7 9.3.1
 PENDING_MAX = 8  # Messages that wait; one operation at a time is negotiated, PS3.7 D.3.3.3
 _INVALID_PDU = "Evt19"  # Unrecognized or invalid PDU, PS3.8 9.2
 # What pynetdicom and pydicom raise on PDUs and command sets that are malformed.
-_MALFORMED = (
+MALFORMED = (
     ArithmeticError,
     AttributeError,
     BytesLengthException,
@@ -57,10 +56,12 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc] # pynetdicom is not 
         """Run until the association is over."""
         try:
             super().run_reactor()
-        except _MALFORMED as error:
+        except MALFORMED as error:
             # The association sees that this thread has ended, and ends as well; the peer at once.
             self.socket.close()
-            log.warning("a PDU was malformed", address=_address(self.assoc), why=repr(error)[:200])
+            log.warning(
+                "a PDU was malformed", address=address_of(self.assoc), why=repr(error)[:200]
+            )
 
 
 class BoundedMessages(DIMSEServiceProvider):  # type: ignore[misc] # pynetdicom is not typed for mypy
@@ -94,9 +95,9 @@ class BoundedMessages(DIMSEServiceProvider):  # type: ignore[misc] # pynetdicom 
             return
         try:
             super().receive_primitive(primitive)
-        except _MALFORMED as error:
+        except MALFORMED as error:
             log.warning(
-                "a command set was malformed", address=_address(self.assoc), why=repr(error)[:200]
+                "a command set was malformed", address=address_of(self.assoc), why=repr(error)[:200]
             )
             self.dul.event_queue.put(_INVALID_PDU)
         if self.message is None:
@@ -127,13 +128,32 @@ def build_association(
         Bound to the association.
     """
     assoc = Association(ae, "acceptor")
-    assoc.name = f"association {remote.address}:{remote.port}"
     assoc.dul = UpperLayer(assoc)
     assoc.dul.daemon = True
     # Setting them again hands them on to the timers of the new upper layer.
     assoc.acse_timeout, assoc.network_timeout = ae.acse_timeout, ae.network_timeout
     assoc.dimse = BoundedMessages(assoc, instance_bytes_max)
     assoc.set_socket(PduSocket(assoc, sock, first_pdu))
+    introduce(assoc, local=local, remote=remote, handlers=handlers)
+    return assoc
+
+
+def introduce(
+    assoc: Association,
+    *,
+    local: AddressInformation,
+    remote: AddressInformation,
+    handlers: Sequence[tuple[Any, Handler]],
+) -> None:
+    """Tell an association acceptor who it is, who calls, and who wants to hear of it.
+
+    Parameters
+    ----------
+    handlers : sequence of (event, callable)
+        Bound to the association.
+    """
+    ae = assoc.ae
+    assoc.name = f"association {remote.address}:{remote.port}"
     assoc.requestor.address_info = remote
     assoc.acceptor.address_info = local
     assoc.acceptor.ae_title = ae.ae_title
@@ -142,8 +162,8 @@ def build_association(
     assoc.acceptor.implementation_version_name = ae.implementation_version_name
     for event, handler in handlers:
         assoc.bind(event, handler)
-    return assoc
 
 
-def _address(assoc: Association) -> str:
+def address_of(assoc: Association) -> str:
+    """Return the IP address that an association comes from."""
     return str(assoc.requestor.address_info.address)

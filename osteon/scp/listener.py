@@ -12,14 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from socketserver import BaseServer
 from typing import Any
 
 import structlog
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-from osteon.scp.transport import HEADER_BYTES, close_socket, receive_exactly, tune
+from osteon.scp.transport import HEADER_BYTES, close_socket, receive_exactly, tune, wake
 
 PENDING_MAX = 128
 # 128 contexts with 50 transfer syntaxes each are 180 KiB; decoding this much takes half a second.
@@ -115,7 +114,7 @@ class Listener(ThreadedAssociationServer):  # type: ignore[misc] # pynetdicom is
             oldest = next(iter(self._pending)) if len(self._pending) > PENDING_MAX else None
             silent = None if oldest is None else self._pending.pop(oldest)
         if silent is not None:
-            _wake(silent)
+            wake(silent)
 
     def forget(self, client_address: Any) -> None:
         """Free the place of a connection that has said what it wants, or is gone."""
@@ -137,7 +136,7 @@ class Listener(ThreadedAssociationServer):  # type: ignore[misc] # pynetdicom is
             pending = list(self._pending.values())
             self._pending.clear()
         for sock in pending:
-            _wake(sock)
+            wake(sock)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - its signature
         """Log what nobody foresaw; the connection is closed already."""
@@ -161,10 +160,3 @@ def _read_request(sock: socket.socket, deadline: float) -> bytes:
     if len(body) < length:
         raise ConnectionError("it closed before its A-ASSOCIATE-RQ was complete")
     return bytes(header + body)
-
-
-def _wake(sock: socket.socket) -> None:
-    """End a connection that another thread reads from; that thread closes it."""
-    with suppress(OSError):
-        # The method of TLS sockets would pull the session from under the reading thread.
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)

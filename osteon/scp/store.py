@@ -1,10 +1,13 @@
-"""The C-STORE handler: one event in, one status out.
+"""The C-STORE handlers: an instance in, one status out.
 
 The data set goes to intake exactly as it was received; whatever happens, the sender gets a status
-that tells it whether to try again. Called by the receiver for every C-STORE-RQ.
+that tells it whether to try again. `Reception` is called by ``messages.py`` for every C-STORE-RQ
+as its fragments come, `store_instance` by pynetdicom when the whole message has come.
 """
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import structlog
 from pydicom.dataset import Dataset
@@ -16,7 +19,7 @@ from osteon.errors import (
     OutOfResourcesError,
     UnparseableError,
 )
-from osteon.pipeline.intake import Intake, Stored
+from osteon.pipeline.intake import Arrival, Intake, Stored
 from osteon.pipeline.table.reception import Origin
 
 SUCCESS = 0x0000  # PS3.4 Table B.2-1
@@ -25,6 +28,7 @@ COMMENT_CHARACTERS_MAX = 64  # Error Comment is an LO, PS3.7 C.4.2
 # Faults of the instance: sending it again is of no use. All other faults are the node's own, and
 # are answered so that the sender keeps the instance and tries again.
 _INSTANCE_FAULTS = (InvalidUIDError, MismatchError, UnparseableError)
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -57,51 +61,133 @@ def store_instance(
     DICOM PS3.4 B.2.3 and PS3.7 9.3.1.2
     """
     request = event.request
+    uid = str(request.AffectedSOPInstanceUID)
     try:
         dataset = request.DataSet.getbuffer()
         if len(dataset) > instance_bytes_max:
-            raise OutOfResourcesError(f"the data set is longer than {instance_bytes_max} bytes")
+            raise too_long(instance_bytes_max)
         stored = intake.store(
             origin,
             sop_class_uid=str(request.AffectedSOPClassUID),
-            sop_instance_uid=str(request.AffectedSOPInstanceUID),
+            sop_instance_uid=uid,
             transfer_syntax_uid=str(event.context.transfer_syntax),
             dataset=dataset,
         )
-    except _INSTANCE_FAULTS as error:
-        return _refused(event, origin, error.dimse_status, error.message), None
-    except (OsteonError, OSError) as error:
-        return _refused(event, origin, OUT_OF_RESOURCES, str(error)), None
-    except Exception as error:
-        log.exception("an instance could not be stored")
-        return _refused(event, origin, OUT_OF_RESOURCES, f"internal error: {error!r}"), None
+    except Exception as error:  # noqa: BLE001 - it is logged, and answered whatever it is
+        refusal = refuse(error, origin, uid)
+        return status_of(refusal.status, refusal.comment), None
     return status_of(SUCCESS), stored
 
 
-def status_of(status: int, comment: str = "") -> Dataset:
-    """Return the elements of a C-STORE-RSP that the handler decides.
+@dataclass(frozen=True)
+class Answer:
+    """Status (0000,0900), Error Comment (0000,0902), and what became of the instance."""
+
+    status: int
+    comment: str = ""
+    stored: Stored | None = None
+
+
+class Reception:
+    """One C-STORE operation whose data set comes piece by piece.
+
+    Once refused, the rest of the data set is dropped as it comes, so that the answer is sent when
+    the sender waits for it.
 
     Parameters
     ----------
-    comment : str
-        Cut to what an Error Comment holds; other characters than those of the default repertoire
-        are replaced.
+    begin : callable
+        Begins the arrival at the intake.
+    origin : Origin
+        The association that it comes over.
+    sop_instance_uid : str
+        As the command names it.
+    instance_bytes_max : int
+        A data set longer than this is refused.
     """
-    answer = Dataset()
-    answer.Status = status
-    if comment:
-        plain = (c if " " <= c <= "~" and c != "\\" else "?" for c in comment)
-        answer.ErrorComment = "".join(plain)[:COMMENT_CHARACTERS_MAX].strip()
-    return answer
+
+    def __init__(
+        self,
+        begin: Callable[[], Arrival],
+        origin: Origin,
+        sop_instance_uid: str,
+        instance_bytes_max: int,
+    ) -> None:
+        self._origin = origin
+        self._uid = sop_instance_uid
+        self._bytes_max = instance_bytes_max
+        self._size = 0
+        self._refusal: Answer | None = None
+        self._arrival: Arrival | None = None
+        self._arrival = self._attempt(begin)
+
+    def write(self, part: memoryview) -> None:
+        """Take the next bytes of the data set."""
+        self._size += len(part)
+        if self._arrival is not None:
+            self._attempt(self._write, self._arrival, part)
+
+    def finish(self) -> Answer:
+        """Take the end of the data set and return what to answer."""
+        stored = None if self._arrival is None else self._attempt(self._arrival.finish)
+        self.drop()
+        return self._refusal or Answer(SUCCESS, stored=stored)
+
+    def drop(self) -> None:
+        """Forget what was not stored; a second call does nothing."""
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None:
+            arrival.drop()
+
+    def _write(self, arrival: Arrival, part: memoryview) -> None:
+        if self._size > self._bytes_max:
+            raise too_long(self._bytes_max)
+        arrival.write(part)
+
+    def _attempt(self, step: Callable[..., T], *arguments: Any) -> T | None:
+        try:
+            return step(*arguments)
+        except Exception as error:  # noqa: BLE001 - it is logged, and answered whatever it is
+            self._refusal = refuse(error, self._origin, self._uid)
+            self.drop()
+            return None
 
 
-def _refused(event: Any, origin: Origin, status: int, why: str) -> Dataset:
+def refuse(error: Exception, origin: Origin, sop_instance_uid: str) -> Answer:
+    """Log why an instance was not stored and return what to answer."""
+    if isinstance(error, _INSTANCE_FAULTS):
+        status, why = error.dimse_status, error.message
+    else:
+        status, why = OUT_OF_RESOURCES, str(error)
+        if not isinstance(error, OsteonError | OSError):
+            log.error("an instance could not be stored", exc_info=error)
+            why = f"internal error: {error!r}"
     log.warning(
         "instance refused",
         status=f"{status:#06x}",
         calling_ae_title=origin.calling_ae_title,
         address=origin.address,
-        sop_instance_uid=str(event.request.AffectedSOPInstanceUID)[:80],
+        sop_instance_uid=sop_instance_uid[:80],
         why=why,
     )
-    return status_of(status, why)
+    return Answer(status, error_comment(why))
+
+
+def too_long(instance_bytes_max: int) -> OutOfResourcesError:
+    """Return what is raised on a data set that is longer than the limit."""
+    return OutOfResourcesError(f"the data set is longer than {instance_bytes_max} bytes")
+
+
+def status_of(status: int, comment: str = "") -> Dataset:
+    """Return the elements of a C-STORE-RSP that pynetdicom's handler decides."""
+    answer = Dataset()
+    answer.Status = status
+    if comment:
+        answer.ErrorComment = error_comment(comment)
+    return answer
+
+
+def error_comment(text: str) -> str:
+    """Return a text as an Error Comment: cut to what it holds, other characters replaced."""
+    plain = (c if " " <= c <= "~" and c != "\\" else "?" for c in text)
+    return "".join(plain)[:COMMENT_CHARACTERS_MAX].strip()

@@ -5,6 +5,7 @@ upper layer for everything after it.
 """
 
 import socket
+import ssl
 import struct
 import time
 from contextlib import suppress
@@ -18,13 +19,29 @@ PDU_DEADLINE_S = 30.0  # From the first byte of a PDU to its last, at 128 KiB: 3
 # A-ABORT by the service provider: invalid PDU parameter value, PS3.8 Table 9-26
 _ABORT = struct.pack(">BxIxxBB", 7, 4, 2, 6)
 _CLOSING = "Sta13"  # Awaiting the end of the connection, PS3.8 9.2.1: nothing else matters then.
-_QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
+QUICKACK = getattr(socket, "TCPQUICKACK", None)  # Linux
 
 
 def tune(sock: socket.socket) -> None:
     """Let small answers leave at once instead of waiting for the peer's delayed ACK."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def bound_waits(sock: socket.socket, receive_s: float, send_s: float) -> None:
+    """Bound each wait for the peer; what ends one is BlockingIOError or TimeoutError.
+
+    The kernel does so where it can: Python's own time-out costs a second system call a read. TLS
+    needs that, and has only one for both ways.
+    """
+    if isinstance(sock, ssl.SSLSocket):
+        sock.settimeout(receive_s)
+        return
+    sock.settimeout(None)
+    for option, wait_s in ((socket.SO_RCVTIMEO, receive_s), (socket.SO_SNDTIMEO, send_s)):
+        microseconds = max(1, round(wait_s * 1_000_000))  # 0 would be for ever.
+        interval = struct.pack("@ll", *divmod(microseconds, 1_000_000))
+        sock.setsockopt(socket.SOL_SOCKET, option, interval)
 
 
 def receive_exactly(sock: socket.socket, count: int, deadline: float) -> bytearray:
@@ -52,14 +69,21 @@ def receive_exactly(sock: socket.socket, count: int, deadline: float) -> bytearr
             if not received:
                 break
             held += received
-            if _QUICKACK is not None:
+            if QUICKACK is not None:
                 # Senders with Nagle's algorithm on wait for this ACK; the kernel forgets the
                 # option, so it is set again after each read.
-                sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+                sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
             if held < count and time.monotonic() > deadline:
                 raise TimeoutError(f"{held} of {count} bytes came in time")
     del data[held:]
     return data
+
+
+def wake(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
+    """End a connection, or one way of it, that another thread may read from and will close."""
+    with suppress(OSError):
+        # The method of TLS sockets would pull the session from under the reading thread.
+        socket.socket.shutdown(sock, how)
 
 
 def close_socket(sock: socket.socket) -> None:

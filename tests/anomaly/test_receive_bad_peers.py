@@ -15,6 +15,7 @@ import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from structlog.testing import capture_logs
 
+from osteon.scp import direct, transport
 from osteon.scp.listener import PENDING_MAX, REQUEST_BYTES_MAX
 from tests.dicom_peer import (
     CT,
@@ -217,15 +218,26 @@ def test_a_peer_that_stalls_in_mid_instance_holds_up_nobody(node: Node) -> None:
             assert_serves(node)
 
 
-def test_a_peer_that_reads_no_answers_is_cut_off(node: Node) -> None:
+def test_a_peer_that_reads_no_answers_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bound_waits(sock: socket.socket, receive_s: float, send_s: float) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        transport.bound_waits(sock, receive_s, 0.3)
+
+    monkeypatch.setattr(direct, "bound_waits", bound_waits)
     ds = ct_slice()
     one = b"".join(RawPeer.store_pdus(None, encoded(ds), str(ds.SOPInstanceUID)))  # type: ignore[arg-type]
-    with RawPeer(node.port) as peer:
+    with (
+        running_node(loopback_settings(tmp_path)) as node,
+        RawPeer(node.port, receive_bytes=2048) as peer,
+    ):
         with suppress(ConnectionError, TimeoutError):
-            for _ in range(2000):
+            for _ in range(3000):
                 peer.sock.sendall(one)
+        wait_until(lambda: not _open(node), timeout_s=10)
         assert peer.is_closed_by_peer(5)
-    assert_serves(node)
+        assert_serves(node)
 
 
 def test_a_data_set_that_inflates_without_end_is_not_inflated(node: Node) -> None:

@@ -18,6 +18,7 @@ from tests.dicom_peer import (
     AbortedError,
     RawPeer,
     RejectedError,
+    both_ways,  # noqa: F401 - runs the module twice
     ct_slice,
     dataset_of,
     encoded,

@@ -14,6 +14,7 @@ from tests.dicom_peer import (
     Node,
     RawPeer,
     RejectedError,
+    both_ways,  # noqa: F401 - runs the module twice
     ct_slice,
     dataset_of,
     encoded,

@@ -17,6 +17,7 @@ from tests.dicom_peer import (
     VERIFICATION,
     Node,
     RawPeer,
+    both_ways,  # noqa: F401 - runs the module twice
     dataset_of,
     loopback_settings,
     running_node,

@@ -21,6 +21,7 @@ from tests.dicom_peer import (
     VERIFICATION,
     Node,
     RawPeer,
+    both_ways,  # noqa: F401 - runs the module twice
     ct_slice,
     encoded,
     loopback_settings,

@@ -12,6 +12,7 @@ from tests.dicom_peer import (
     AbortedError,
     Node,
     RawPeer,
+    both_ways,  # noqa: F401 - runs the module twice
     ct_slice,
     encoded,
     loopback_settings,

@@ -11,7 +11,15 @@ from osteon.errors import ConfigError
 from osteon.pipeline.intake import Intake
 from osteon.pipeline.table.connection import open_table
 from osteon.scp.server import Receiver
-from tests.dicom_peer import Node, RawPeer, RejectedError, ct_slice, loopback_settings, running_node
+from tests.dicom_peer import (
+    Node,
+    RawPeer,
+    RejectedError,
+    both_ways,  # noqa: F401 - runs the module twice
+    ct_slice,
+    loopback_settings,
+    running_node,
+)
 from tests.tools import wait_until
 
 
@@ -88,8 +96,8 @@ def test_what_does_not_finish_is_aborted(node: Node) -> None:
 
 def test_a_peer_in_the_middle_of_a_pdu_does_not_hold_up_the_stop(node: Node) -> None:
     with RawPeer(node.port) as peer:
-        pdu = peer.store_pdus(bytes(10_000), "1.2.3")[1]
-        peer.sock.sendall(pdu[: len(pdu) // 2])
+        command, data = peer.store_pdus(bytes(10_000), "1.2.3")
+        peer.sock.sendall(command + data[: len(data) // 2])
         started = time.monotonic()
 
         node.receiver.stop(0.2)
