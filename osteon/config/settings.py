@@ -220,9 +220,53 @@ class PipelineSettings(_Section):
     stage_timeout_s: Seconds = Field(
         1800.0, gt=0, description="A stage that runs longer is killed and tried again."
     )
+    ahead: bool = Field(
+        True, description="Run a series that looks whole while its quiet time still lasts."
+    )
     generations: Generations = Field(
         Generations.REPLACE, description="What late slices of a complete series do."
     )
+
+
+class ClusterSettings(_Section):
+    """GPUs on several machines, by the extra `osteon[cluster]`; this host alone where absent."""
+
+    scheduler: str = Field(
+        pattern=r"^tls://(\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):\d{1,5}$",
+        description="Address of the scheduler: `tls://HOST:PORT`.",
+    )
+    certificate: Path = Field(description="PEM file with this host's certificate.")
+    key: Path = Field(description="PEM file with the private key of the certificate.")
+    ca: Path = Field(description="PEM file with the CA that signed the cluster's certificates.")
+    input: Literal["shared", "value"] = Field(
+        "value",
+        description="How workers get at a series: by a folder that they share with the node, or by"
+        " value, over the network with the request.",
+    )
+    shared_data_dir: Path | None = Field(
+        None,
+        description="On a worker: where the node's data_dir is mounted; the same path if absent.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_secured(cls, value: Any) -> Any:
+        """Say why it is refused: Dask runs code for whoever may connect."""
+        if not isinstance(value, dict):
+            return value
+        scheduler = value.get("scheduler")
+        if isinstance(scheduler, str) and not scheduler.startswith("tls://"):
+            raise ValueError(
+                f"scheduler {scheduler!r} would be reached without encryption, and a cluster runs"
+                " code for everybody who reaches it: write tls://HOST:PORT"
+            )
+        absent = [name for name in ("certificate", "key", "ca") if not value.get(name)]
+        if absent:
+            raise ValueError(
+                f"{', '.join(absent)} missing: a cluster is joined by mutual TLS only; `osteon"
+                " cluster ca` writes the files and the section"
+            )
+        return value
 
 
 class DeliverySettings(_Section):
@@ -290,6 +334,9 @@ class Settings(BaseSettings):
     destination: list[DestinationSettings] = Field(default_factory=list)
     route: list[RouteSettings] = Field(default_factory=list)
     pipeline: PipelineSettings = PipelineSettings()
+    cluster: ClusterSettings | None = Field(
+        None, description="A cluster of GPU hosts instead of worker processes of this host."
+    )
     delivery: DeliverySettings = DeliverySettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()

@@ -88,7 +88,7 @@ def _verdict_on(settings: Settings, row: Row, instances: Sequence[Row], now: flo
     source = settings.source_of(row["calling_ae_title"])
     own_quiet_s = source.quiet_s if source is not None else None
     return judge(
-        [_slice_of(instance) for instance in instances],
+        [slice_of(instance) for instance in instances],
         last=row["last"],
         now=now,
         quiet_s=settings.scp.quiet_s if own_quiet_s is None else own_quiet_s,
@@ -116,7 +116,7 @@ def _supersede_earlier(table: Table, row: Row, job: NewJob) -> None:
 def _route(
     settings: Settings, row: Row, instances: Sequence[Row], siblings: Sequence[Row]
 ) -> list[NewJob]:
-    input_sha256 = _digest(instances)
+    input_sha256 = input_digest(instances)
     late = settings.pipeline.generations is Generations.NEVER and row["generation"] > 1
     if late:
         why = (
@@ -124,7 +124,7 @@ def _route(
             " ones came, and pipeline.generations is 'never'"
         )
         return [_rejected(why, input_sha256)]
-    decisions = decide(settings.routes, _candidate(row))
+    decisions = decide(settings.routes, candidate_of(row))
     new_jobs = []
     for decision in decisions:
         if not decision.taken:
@@ -162,7 +162,7 @@ def _passed_over(route: RouteSettings, row: Row, siblings: Sequence[Row]) -> str
     """Return why a route that takes one series of a study takes another one, or None."""
     if route.series == "all":
         return None
-    rivals = [c for c in map(_candidate, siblings) if decide([route], c)[0].taken]
+    rivals = [c for c in map(candidate_of, siblings) if decide([route], c)[0].taken]
     chosen = choose(route, rivals)
     if chosen.series_instance_uid == row["series_instance_uid"]:
         return None
@@ -173,7 +173,8 @@ def _is_chosen(settings: Settings, job: NewJob) -> bool:
     return any(route.name == job.route and route.series != "all" for route in settings.routes)
 
 
-def _candidate(row: Row) -> Candidate:
+def candidate_of(row: Row) -> Candidate:
+    """Return a series row as routes see it."""
     return Candidate(
         series_instance_uid=row["series_instance_uid"],
         called_ae_title=row["called_ae_title"],
@@ -182,7 +183,8 @@ def _candidate(row: Row) -> Candidate:
     )
 
 
-def _slice_of(instance: Row) -> Slice:
+def slice_of(instance: Row) -> Slice:
+    """Return an instance row as evidence of completeness."""
     position, orientation = instance["position"], instance["orientation"]
     return Slice(
         instance["instance_number"],
@@ -191,6 +193,7 @@ def _slice_of(instance: Row) -> Slice:
     )
 
 
-def _digest(instances: Sequence[Row]) -> str:
+def input_digest(instances: Sequence[Row]) -> str:
+    """Return the identity of an input set: of its sorted (SOP Instance UID, sha256)."""
     identity = sorted((i["sop_instance_uid"], i["sha256"]) for i in instances)
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()

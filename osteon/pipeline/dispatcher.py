@@ -22,12 +22,13 @@ from osteon.errors import (
     StaleTransition,
     VolumeError,
 )
+from osteon.pipeline.ahead import Ahead
 from osteon.pipeline.backoff import JITTER, backoff_s
 from osteon.pipeline.engine import Engine
 from osteon.pipeline.intake import GIGABYTE
 from osteon.pipeline.job import Stage, State
 from osteon.pipeline.request import StageReport, StageRequest
-from osteon.pipeline.spool import free_bytes, move_durably
+from osteon.pipeline.spool import free_bytes, link_files, move_durably
 from osteon.pipeline.table import jobs, series
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.jobs import NewResult
@@ -67,6 +68,8 @@ class Dispatcher:
         self._limits = settings.pipeline
         self._table = table
         self._engine = engine
+        self._ahead = Ahead(settings, table, engine)
+        self._waiting = 0  # jobs that found no free slot
         self._running: dict[Future[StageReport], _Running] = {}
         self._jitter = random.Random()  # noqa: S311 - it spreads retries and keeps no secret
 
@@ -87,12 +90,20 @@ class Dispatcher:
         self._running.clear()
 
     def dispatch(self) -> None:
-        """Claim a waiting job for every free slot."""
-        free = self._engine.free
-        for job in jobs.ready(self._table, free) if free else ():
+        """Claim a waiting job for every free slot, and every one whose stage was run ahead."""
+        self._waiting = 0
+        for job in jobs.ready(self._table, self._engine.slots):
+            begun = self._ahead.take(job)
+            if begun is None and not self._engine.free:
+                self._waiting += 1
+                continue
             with suppress(StaleTransition):  # A person has cancelled it meanwhile.
                 attempt = jobs.claim(self._table, job, "local", self._limits.lease_s)
-                self._submit(jobs.get(self._table, job["id"]), attempt)
+                self._start(jobs.get(self._table, job["id"]), attempt, begun)
+
+    def work_ahead(self) -> None:
+        """Use what slots are left over for series that are still receiving."""
+        self._ahead.tick(jobs_waiting=self._waiting > 0)
 
     def accept_finished(self) -> None:
         """Move on the jobs whose stage is over, well or badly."""
@@ -103,7 +114,7 @@ class Dispatcher:
             except StaleTransition as stale:
                 log.info("too late", job=running.job["id"], why=stale.message)
                 shutil.rmtree(running.out, ignore_errors=True)
-            self._clear(running.out.parent)
+            self._clear(self._table.data_dir / WORK / str(running.job["id"]))
 
     def watch_running(self) -> None:
         """Renew leases; kill what ran past its deadline or is no longer wanted."""
@@ -137,12 +148,13 @@ class Dispatcher:
     @property
     def finished(self) -> bool:
         """Whether a stage is over and not yet on record."""
-        return any(future.done() for future in self._running)
+        return any(future.done() for future in self._running) or self._ahead.finished
 
     def next_due(self) -> float | None:
         """Return when `watch_running` has something to do, in seconds since 1970."""
-        times = (min(r.kill_at, r.renew_at) for r in self._running.values() if not r.killed)
-        return min(times, default=None)
+        times = [min(r.kill_at, r.renew_at) for r in self._running.values() if not r.killed]
+        settled = self._ahead.next_due()
+        return min(times if settled is None else [*times, settled], default=None)
 
     def _kill(self, future: Future[StageReport], running: _Running, why: str) -> None:
         log.warning("stage killed", job=running.job["id"], why=why)
@@ -156,16 +168,28 @@ class Dispatcher:
                 return
         shutil.rmtree(folder, ignore_errors=True)
 
-    def _submit(self, job: Row, attempt: int) -> None:
-        table, now = self._table, self._table.clock()
+    def _start(
+        self, job: Row, attempt: int, begun: tuple[Future[StageReport], Path] | None
+    ) -> None:
+        now = self._table.clock()
+        kill_at = now + self._limits.stage_timeout_s
+        renew_at = now + self._limits.lease_s / RENEWALS_PER_LEASE
+        if begun is not None:
+            future, out = begun
+        else:
+            request = self._request(job, attempt)
+            future, out = self._engine.submit(request), request.out
+        self._running[future] = _Running(job, attempt, out, kill_at, renew_at)
+
+    def _request(self, job: Row, attempt: int) -> StageRequest:
+        table = self._table
         of = series.get(table, job["series_id"])
         folder = table.data_dir
-        out = folder / WORK / str(job["id"]) / str(attempt)
-        request = StageRequest(
+        return StageRequest(
             job_id=job["id"],
             stage=Stage(job["stage"]),
             attempt=attempt,
-            out=out,
+            out=folder / WORK / str(job["id"]) / str(attempt),
             inputs=tuple(folder / row["path"] for row in series.input_of(table, of)),
             outputs={
                 Stage(stage): folder / path
@@ -174,12 +198,8 @@ class Dispatcher:
             model=job["model"],
             models_dir=self._limits.models_dir,
             input_sha256=job["input_sha256"],
-            content_at=of["completed"],
+            content_at=of["last"],
         )
-        kill_at = now + self._limits.stage_timeout_s
-        renew_at = now + self._limits.lease_s / RENEWALS_PER_LEASE
-        running = _Running(job, attempt, out, kill_at, renew_at)
-        self._running[self._engine.submit(request)] = running
 
     def _settle(self, running: _Running, future: Future[StageReport]) -> None:
         error = future.exception()
@@ -193,6 +213,9 @@ class Dispatcher:
 
     def _finish(self, running: _Running, report: StageReport) -> None:
         job, table = running.job, self._table
+        own = table.data_dir / WORK / str(job["id"]) / str(running.attempt)
+        if running.out != own:  # It was run ahead, and what follows it there may be reading it.
+            running.out = link_files(running.out, own)
         why = f"{report.why} in {report.seconds:.1f} s"
         log.info("stage finished", job=job["id"], stage=job["stage"], why=why)
         if job["stage"] != Stage.ENCODE:
@@ -202,6 +225,7 @@ class Dispatcher:
         results = [self._publish(running, kind, report.facts) for kind in RESULT_FILES]
         jobs.finish_encode(table, job, running.attempt, results, report.facts["segments"], why)
         shutil.rmtree(table.data_dir / WORK / str(job["id"]), ignore_errors=True)
+        self._ahead.forget(job["series_id"])
 
     def _publish(self, running: _Running, kind: str, facts: dict[str, Any]) -> NewResult:
         """Give an encoded file its final name; the same again after a crash in between."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from osteon.errors import WorkerLostError
-from osteon.pipeline.request import StageReport, StageRequest
+from osteon.pipeline.request import SliceRequest, StageReport, StageRequest
 from osteon.pipeline.worker import begin, run, worker_pid
 
 
@@ -27,7 +27,7 @@ class Engine(Protocol):
     def free(self) -> int:
         """How many slots have nothing to do."""
 
-    def submit(self, request: StageRequest) -> "Future[StageReport]":
+    def submit(self, request: StageRequest | SliceRequest) -> "Future[StageReport]":
         """Run a stage in a free slot; RuntimeError where none is free."""
 
     def kill(self, future: "Future[StageReport]") -> None:
@@ -43,7 +43,7 @@ class _Slot:
     def __init__(self, model: str, models_dir: Path | None) -> None:
         self._initial = (model, models_dir)
         self.busy: Future[StageReport] | None = None
-        self.job_id: int | None = None  # of the last stage it ran, whose volume it still holds
+        self.holds: Path | None = None  # the folder of the series whose slices it has in memory
         self._start()
 
     def _start(self) -> None:
@@ -59,7 +59,7 @@ class _Slot:
         self._pool.submit(worker_pid)
         (self._process,) = set(multiprocessing.active_children()) - others
 
-    def submit(self, request: StageRequest) -> "Future[StageReport]":
+    def submit(self, request: StageRequest | SliceRequest) -> "Future[StageReport]":
         try:
             inner = self._pool.submit(run, request)
         except BrokenProcessPool:  # It died while it was idle.
@@ -68,7 +68,7 @@ class _Slot:
             inner = self._pool.submit(run, request)
         outer: Future[StageReport] = Future()
         outer.set_running_or_notify_cancel()
-        self.busy, self.job_id = outer, request.job_id
+        self.busy, self.holds = outer, series_folder(request)
         inner.add_done_callback(lambda done: self._pass_on(done, outer))
         return outer
 
@@ -116,7 +116,7 @@ class LocalEngine:
         """How many slots have nothing to do."""
         return sum(slot.busy is None for slot in self._slots)
 
-    def submit(self, request: StageRequest) -> "Future[StageReport]":
+    def submit(self, request: StageRequest | SliceRequest) -> "Future[StageReport]":
         """Run a stage in a free slot.
 
         Raises
@@ -127,8 +127,7 @@ class LocalEngine:
         free = [slot for slot in self._slots if slot.busy is None]
         if not free:
             raise RuntimeError("no slot is free")
-        # The slot that ran the job's last stage still holds its volume.
-        slot = next((s for s in free if s.job_id == request.job_id), free[0])
+        slot = next((s for s in free if s.holds == series_folder(request)), free[0])
         return slot.submit(request)
 
     def kill(self, future: "Future[StageReport]") -> None:
@@ -141,6 +140,11 @@ class LocalEngine:
         """End all workers at once: what they were doing is rescued at the next start."""
         for slot in self._slots:
             slot.close()
+
+
+def series_folder(request: StageRequest | SliceRequest) -> Path | None:
+    """Return the folder of a request's input: a slot that holds its slices need not read them."""
+    return request.inputs[0].parent if request.inputs else None
 
 
 def auto_slots(devices: Path = Path("/dev"), cpus: int | None = None) -> int:

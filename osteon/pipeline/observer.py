@@ -69,6 +69,7 @@ class Observer:
         self._attempt(jobs.resume_due, self._table)
         self._attempt(admit_waiting, self._settings, self._table)
         self._attempt(self._dispatcher.dispatch)
+        self._attempt(self._dispatcher.work_ahead)
         self._attempt(self._delivery.tick)
         return self._well
 

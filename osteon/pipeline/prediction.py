@@ -4,6 +4,8 @@ A `Volume`, or the slices of it that have arrived, enters; one byte of evidence 
 Called by the worker. What the values mean is the model's affair: `boneseg` hands them back to it.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,34 @@ from numpy.typing import NDArray
 
 from osteon.errors import ModelError, StageError
 from osteon.pipeline.model import Model
-from osteon.pipeline.volume import Volume
+from osteon.pipeline.volume import SourceFrame, Volume
 
 
-def predict(model: Model, volume: Volume) -> NDArray[np.uint8]:
-    """Run the model over a whole volume.
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a 2D model said of one slice before its series was whole.
+
+    Attributes
+    ----------
+    in_plane : ndarray of float64, shape (3, 2)
+        The first two columns of the affine that it was told.
+    bytes_yx : ndarray of uint8, shape (rows, columns)
+        Its prediction.
+    """
+
+    in_plane: NDArray[np.float64]
+    bytes_yx: NDArray[np.uint8]
+
+
+def predict(
+    model: Model, volume: Volume, held: Mapping[SourceFrame, Evidence] | None = None
+) -> NDArray[np.uint8]:
+    """Run the model over a volume, but for the slices of which it has spoken before.
+
+    Parameters
+    ----------
+    held : mapping of SourceFrame to Evidence, optional
+        What a 2D model said of some slices; what it was told of another plane is not used.
 
     Returns
     -------
@@ -29,7 +54,21 @@ def predict(model: Model, volume: Volume) -> NDArray[np.uint8]:
     ModelError
         The model's output is not what its specification says.
     """
-    return predict_slices(model, volume.hu_zyx, volume.geometry.affine)
+    affine = volume.geometry.affine
+    known = {
+        index: held[frame].bytes_yx
+        for index, frame in enumerate(volume.frames)
+        if held and frame in held and np.allclose(held[frame].in_plane, affine[:3, :2], 1e-9, 1e-9)
+    }
+    if not known:
+        return predict_slices(model, volume.hu_zyx, affine)
+    prediction_zyx = np.empty(volume.hu_zyx.shape, np.uint8)
+    for index, bytes_yx in known.items():
+        prediction_zyx[index] = bytes_yx
+    missing = [index for index in range(len(volume.frames)) if index not in known]
+    if missing:
+        prediction_zyx[missing] = predict_slices(model, volume.hu_zyx[missing], affine)
+    return prediction_zyx
 
 
 def predict_slices(

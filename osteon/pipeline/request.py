@@ -22,7 +22,7 @@ class StageRequest:
     input_sha256 : str
         Identity of the input set; result UIDs derive from it.
     content_at : float
-        Content Date and Time of results, in seconds since 1970; the same at every attempt.
+        Content Date and Time of results, in seconds since 1970: when the last instance arrived.
     """
 
     job_id: int
@@ -35,6 +35,21 @@ class StageRequest:
     models_dir: Path | None
     input_sha256: str
     content_at: float
+
+
+@dataclass(frozen=True)
+class SliceRequest:
+    """Slices of a series that is still arriving, for a worker to read and predict early.
+
+    Attributes
+    ----------
+    inputs : tuple of Path
+        Files of one series.
+    """
+
+    inputs: tuple[Path, ...]
+    model: str
+    models_dir: Path | None
 
 
 @dataclass(frozen=True)

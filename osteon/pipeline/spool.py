@@ -225,6 +225,21 @@ def write_durably(target: Path, parts: Iterable[bytes | memoryview], *, by_way_o
     return draft.size
 
 
+def link_files(source: Path, target: Path) -> Path:
+    """Give every synced file of a folder a second name in another folder, and sync that.
+
+    Returns
+    -------
+    Path
+        The target.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        os.link(file, target / file.name)
+    _sync_folder(target)
+    return target
+
+
 def move_durably(source: Path, target: Path) -> None:
     """Give a synced file another name on the same file system, and sync both folders.
 

@@ -1,7 +1,7 @@
 """The stages that workers run: prediction, boneseg, encode; each reads what the last one wrote.
 
 A `StageRequest` enters, files in its output folder and a `StageReport` leave. Called by the worker
-process, and by ``osteon run`` without any node. The model and the last volume stay in memory.
+process, and by ``osteon run`` without any node. Models and the last volume stay in memory.
 """
 
 import hashlib
@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 from osteon.errors import ModelError, StageError, VolumeError
 from osteon.pipeline.boneseg import combine
 from osteon.pipeline.job import Stage
-from osteon.pipeline.model import Model, load_model
 from osteon.pipeline.prediction import predict
-from osteon.pipeline.request import StageReport, StageRequest
+from osteon.pipeline.request import SliceRequest, StageReport, StageRequest
 from osteon.pipeline.spool import write_durably
-from osteon.pipeline.volume import Volume, read_volume
+from osteon.pipeline.warm import Warm
 from osteon.results.gate import check_result
 from osteon.results.preview import write_preview
 from osteon.results.seg import Algorithm, encode_segmentation, write_part10
@@ -35,32 +34,20 @@ PREDICTION, LABELS, SEGMENTS = "prediction.raw", "labels.raw", "segments.json"
 SEG, PREVIEW = "seg.dcm", "preview.png"
 
 
-class _Warm:
-    """What a worker keeps between stages: models, and the volume of its last job."""
-
-    def __init__(self) -> None:
-        self._models: dict[str, Model] = {}
-        self._volume: tuple[str, Volume] | None = None
-
-    def model(self, name: str, models_dir: Path | None) -> Model:
-        if name not in self._models:
-            self._models[name] = load_model(name, models_dir)
-        return self._models[name]
-
-    def volume(self, request: StageRequest) -> Volume:
-        if self._volume is None or self._volume[0] != request.input_sha256:
-            self._volume = None  # Two volumes at once would double the worker's memory.
-            self._volume = (request.input_sha256, read_volume(request.inputs))
-        return self._volume[1]
-
-
-_warm = _Warm()
+_warm = Warm()
 
 
 def warm(model: str, models_dir: Path | None) -> None:
     """Load a model before the first job; a model that does not load fails its jobs, not this."""
     with suppress(ModelError):
         _warm.model(model, models_dir)
+
+
+def hold_slices(request: SliceRequest) -> StageReport:
+    """Read and predict slices of a series that is still arriving; the worker keeps them."""
+    started = time.perf_counter()
+    count = _warm.hold(request)
+    return StageReport(f"read {count} instances early", time.perf_counter() - started)
 
 
 def run_stage(request: StageRequest) -> StageReport:
@@ -88,7 +75,8 @@ def run_stage(request: StageRequest) -> StageReport:
 def _predict(request: StageRequest) -> tuple[str, dict[str, Any]]:
     model = _warm.model(request.model, request.models_dir)
     volume = _warm.volume(request)
-    _save_array(request.out / PREDICTION, predict(model, volume))
+    held = _warm.evidence(request, model)
+    _save_array(request.out / PREDICTION, predict(model, volume, held))
     return f"{model.name} predicted {len(volume.frames)} slices", {}
 
 

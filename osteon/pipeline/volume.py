@@ -6,9 +6,10 @@ that a series which is no volume costs no decoding and memory holds one frame be
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from osteon.pipeline.geometry import FrameHeader, Geometry, SourceFrame, order_s
 from osteon.pipeline.header import SourceInstance, read_header
 from osteon.pipeline.pixels import read_frames, to_hu
 
-__all__ = ["Geometry", "SourceFrame", "Volume", "read_volume"]
+__all__ = ["Geometry", "Slices", "SourceFrame", "Volume", "read_slices", "read_volume"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +42,39 @@ class Volume:
     frames: tuple[SourceFrame, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """The frames of one instance, read before its series was whole.
+
+    Attributes
+    ----------
+    hu_yx : tuple of ndarray of int16 or float32, shape (rows, columns)
+        Hounsfield units of each frame, in the order of the pixel data.
+    """
+
+    instance: SourceInstance
+    hu_yx: tuple[NDArray[Any], ...]
+
+
+def read_slices(path: Path) -> Slices:
+    """Read one instance of a series that may still be arriving.
+
+    Raises
+    ------
+    VolumeError, StageError
+        As `read_volume`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # As in `read_volume`.
+        instance = read_header(path)
+        return Slices(instance, tuple(_decode(instance)))
+
+
 def read_volume(
-    paths: Sequence[Path], *, on_frame: Callable[[int, int], None] | None = None
+    paths: Sequence[Path],
+    *,
+    held: Mapping[Path, Slices] | None = None,
+    on_frame: Callable[[int, int], None] | None = None,
 ) -> Volume:
     """Read the instances of one CT series as one volume.
 
@@ -54,6 +86,8 @@ def read_volume(
     ----------
     paths : sequence of Path
         Part 10 files in any order, each once.
+    held : mapping of Path to Slices, optional
+        What was read of some of them before.
     on_frame : callable, optional
         Called with (frames read, frames in all) after each frame.
 
@@ -76,35 +110,44 @@ def read_volume(
     with warnings.catch_warnings():
         # pydicom warns of every invalid value; what matters of them is refused by the gate.
         warnings.simplefilter("ignore")
-        instances = [read_header(path) for path in paths]
+        known = held or {}
+        instances = [known[path].instance if path in known else read_header(path) for path in paths]
         geometry, ordered = order_slices([h for one in instances for h in one.frames])
-        hu_zyx = _read_hu(instances, geometry, ordered, on_frame)
+        frames = (
+            known[path].hu_yx if path in known else _decode(instance)
+            for path, instance in zip(paths, instances, strict=True)
+        )
+        hu_zyx = _fill(geometry, ordered, zip(instances, frames, strict=True), on_frame)
     return Volume(hu_zyx, geometry, tuple(header.source for header in ordered))
 
 
-def _read_hu(
-    instances: Sequence[SourceInstance],
+def _fill(
     geometry: Geometry,
     ordered: Sequence[FrameHeader],
+    frames: Iterable[tuple[SourceInstance, Iterable[NDArray[Any]]]],
     on_frame: Callable[[int, int], None] | None,
 ) -> NDArray[np.int16] | NDArray[np.float32]:
-    """Decode every frame into its place; the first that needs it makes the volume float32."""
+    """Put every frame into its place; the first that needs it makes the volume float32."""
     slice_of = {header.source: index for index, header in enumerate(ordered)}
     hu_zyx: NDArray[np.int16] | NDArray[np.float32] = np.empty(geometry.shape_zyx, np.int16)
     done = 0
-    for instance in instances:
-        frames = zip(instance.frames, instance.rescales, read_frames(instance.pixels), strict=True)
-        for header, rescale, stored in frames:
-            if rescale is None:
-                raise VolumeError(
-                    f"{instance.pixels.name} has no valid Rescale Slope and Rescale Intercept: "
-                    "its grey values cannot be turned into Hounsfield units"
-                )
-            hu = to_hu(stored, *rescale, instance.pixels.padding)
-            if hu.dtype == np.float32 and hu_zyx.dtype != np.float32:
+    for instance, hu_of_frames in frames:
+        for header, hu_yx in zip(instance.frames, hu_of_frames, strict=True):
+            if hu_yx.dtype == np.float32 and hu_zyx.dtype != np.float32:
                 hu_zyx = hu_zyx.astype(np.float32)
-            hu_zyx[slice_of[header.source]] = hu
+            hu_zyx[slice_of[header.source]] = hu_yx
             done += 1
             if on_frame is not None:
                 on_frame(done, len(ordered))
     return hu_zyx
+
+
+def _decode(instance: SourceInstance) -> Iterator[NDArray[Any]]:
+    """Decode an instance frame by frame into Hounsfield units."""
+    for rescale, stored in zip(instance.rescales, read_frames(instance.pixels), strict=True):
+        if rescale is None:
+            raise VolumeError(
+                f"{instance.pixels.name} has no valid Rescale Slope and Rescale Intercept: "
+                "its grey values cannot be turned into Hounsfield units"
+            )
+        yield to_hu(stored, *rescale, instance.pixels.padding)

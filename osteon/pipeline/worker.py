@@ -18,7 +18,7 @@ from pathlib import Path
 import structlog
 
 from osteon.errors import OsteonError, OutOfResourcesError, StageError
-from osteon.pipeline.request import StageReport, StageRequest
+from osteon.pipeline.request import SliceRequest, StageReport, StageRequest
 
 _STAGES = "osteon.pipeline.stages"
 
@@ -40,21 +40,24 @@ def worker_pid() -> int:
     return os.getpid()
 
 
-def run(request: StageRequest) -> StageReport:
-    """Run one stage.
+def run(request: StageRequest | SliceRequest) -> StageReport:
+    """Run one stage, or read slices early.
 
     Raises
     ------
     OsteonError
         The stage failed; the class says whether another attempt may succeed.
     """
+    what = "reading early" if isinstance(request, SliceRequest) else request.stage
     try:
-        report: StageReport = importlib.import_module(_STAGES).run_stage(request)
+        stages = importlib.import_module(_STAGES)
+        early = isinstance(request, SliceRequest)
+        report: StageReport = (stages.hold_slices if early else stages.run_stage)(request)
         return report
     except OsteonError:
         raise
     except Exception as error:  # The top of the worker's loop: whatever it is costs one attempt.
-        raise failure_of(request.stage, error) from error
+        raise failure_of(what, error) from error
 
 
 def failure_of(stage: str, error: Exception) -> OsteonError:

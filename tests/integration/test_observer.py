@@ -34,7 +34,7 @@ def settings_of(tmp_path, *, port: int | None = None, scp=None, **pipeline) -> S
         scp={"quiet_s": 5.0, "gap_wait_s": 60.0} | (scp or {}),
         route=[ROUTE],
         destination=destination if port else [],
-        pipeline={"disk_reserve_gb": 0.0} | pipeline,
+        pipeline={"disk_reserve_gb": 0.0, "ahead": False} | pipeline,
     )
 
 
@@ -581,7 +581,7 @@ def test_priority_and_fair_share_decide_who_enters(tmp_path):
             {"ae_title": "RESEARCH", "priority": "bulk"},
             {"ae_title": "ER", "priority": "stat"},
         ],
-        pipeline={"disk_reserve_gb": 0.0, "running_max": 1},
+        pipeline={"disk_reserve_gb": 0.0, "ahead": False, "running_max": 1},
     )
     node = Node(settings.data_dir, settings, ThreadEngine(script))
     research = node.intake.open_association("RESEARCH", "OSTEON", "::1")
@@ -605,7 +605,7 @@ def test_the_thinnest_series_of_a_study_is_taken(tmp_path):
         data_dir=tmp_path / "data",
         scp={"quiet_s": 5.0, "gap_wait_s": 60.0},
         route=[ROUTE | {"series": "thinnest"}],
-        pipeline={"disk_reserve_gb": 0.0},
+        pipeline={"disk_reserve_gb": 0.0, "ahead": False},
     )
     node = Node(settings.data_dir, settings, ThreadEngine())
     store_slices(node.intake, [1, 2, 3], series="1.2.3.5", SliceThickness=5)
@@ -634,7 +634,9 @@ def test_nothing_is_admitted_while_the_disk_is_below_its_reserve(make, tmp_path)
     node.settings.__dict__["pipeline"] = full  # The reserve of one disk cannot be changed else.
     node.observer.tick()
     assert node.job()["reason"].startswith("waits for disk space")
-    node.settings.__dict__["pipeline"] = full.model_copy(update={"disk_reserve_gb": 0.0})
+    node.settings.__dict__["pipeline"] = full.model_copy(
+        update={"disk_reserve_gb": 0.0, "ahead": False}
+    )
     node.tick_until_state("done")
 
 

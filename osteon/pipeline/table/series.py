@@ -10,6 +10,17 @@ from osteon.errors import NotFoundError, StaleTransition
 from osteon.pipeline.job import Event, Stage, State
 from osteon.pipeline.table.connection import Row, Table
 
+# A series has settled when it was quiet for four times the mean distance of its instances.
+_SETTLED = (
+    "SELECT * FROM series WHERE state = 'receiving'"
+    " AND last + max(0.25, 4.0 * (last - first) / max(1, instances - 1)) <= ?"
+    " ORDER BY last LIMIT ?"
+)
+_NEXT_SETTLED = (
+    "SELECT min(at) AS at FROM (SELECT last + max(0.25, 4.0 * (last - first)"
+    " / max(1, instances - 1)) AS at FROM series WHERE state = 'receiving') WHERE at > ?"
+)
+
 
 @dataclass(frozen=True)
 class NewJob:
@@ -76,6 +87,33 @@ def of_study(table: Table, study_instance_uid: str) -> list[Row]:
         "SELECT *, max(generation) AS newest FROM series WHERE study_instance_uid = ?"
         " GROUP BY series_instance_uid",
         (study_instance_uid,),
+    )
+
+
+def settled(table: Table, limit: int = 20) -> list[Row]:
+    """Return the receiving series that look whole: quiet for longer than their slices' pace."""
+    return table.rows(_SETTLED, (table.clock(), limit))
+
+
+def next_settled(table: Table) -> float | None:
+    """Return when the next receiving series will look whole, in seconds since 1970."""
+    row = table.row(_NEXT_SETTLED, (table.clock(),))
+    return None if row is None or row["at"] is None else float(row["at"])
+
+
+def arriving(table: Table, limit: int = 20) -> list[Row]:
+    """Return the series that are receiving, the latest to have had an instance first."""
+    return table.rows(
+        "SELECT * FROM series WHERE state = 'receiving' ORDER BY last DESC LIMIT ?", (limit,)
+    )
+
+
+def arrived_after(table: Table, of: Row, instance_id: int, limit: int) -> list[Row]:
+    """Return the next instances of a receiving series, in the order in which they came."""
+    return table.rows(
+        "SELECT id, path FROM instance WHERE series_instance_uid = ? AND generation <= ?"
+        " AND id > ? ORDER BY id LIMIT ?",
+        (of["series_instance_uid"], of["generation"], instance_id, limit),
     )
 
 

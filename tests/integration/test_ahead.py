@@ -1,0 +1,159 @@
+"""Work done ahead: used when the series is complete, and of no harm when it is not."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from osteon.config.settings import Settings
+from osteon.errors import StageError
+from osteon.pipeline.job import Stage
+from osteon.pipeline.request import SliceRequest, StageReport, StageRequest
+from tests.pipeline_parts import Node, ThreadEngine, store_slices, write_stage
+
+WORKER = [Stage.PREDICTION, Stage.BONESEG, Stage.ENCODE]
+SETTLED_S, QUIET_S = 0.3, 5.0
+Start = Callable[..., Node]
+
+
+class Stages:
+    """Stages that write what the real ones write, and slices that are only counted."""
+
+    def __init__(self) -> None:
+        self.fails: set[Stage] = set()
+        self.early: list[Path] = []
+
+    def __call__(self, request: StageRequest | SliceRequest) -> StageReport:
+        if isinstance(request, SliceRequest):
+            self.early += request.inputs
+            return StageReport("read", 0.0)
+        if request.stage in self.fails:
+            self.fails.discard(request.stage)
+            raise StageError("failed once")
+        return write_stage(request)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    nodes = []
+
+    def make(stages: Stages | None = None, **pipeline: object) -> Node:
+        settings = Settings(
+            data_dir=tmp_path / "data",
+            scp={"quiet_s": QUIET_S},
+            pipeline={"disk_reserve_gb": 0.0, **pipeline},
+        )
+        nodes.append(Node(settings.data_dir, settings, ThreadEngine(stages or Stages())))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.close()
+
+
+def run_ahead(node: Node) -> None:
+    """Let every stage of the settled series be run."""
+    node.clock.advance(SETTLED_S)
+    node.tick_until(lambda: begun(node) == [(0, stage) for stage in WORKER])
+    node.tick_until(lambda: node.engine.free == node.engine.slots)
+
+
+def begun(node: Node) -> list[tuple[int, Stage]]:
+    return [(r.job_id, r.stage) for r in node.engine.requests if isinstance(r, StageRequest)]
+
+
+def test_a_job_takes_over_what_was_done_in_the_quiet_time(start: Start) -> None:
+    node = start()
+    store_slices(node.intake, range(1, 6))
+    run_ahead(node)
+    assert node.jobs() == []
+    node.clock.advance(QUIET_S)
+    job = node.tick_until_state("done")
+    assert len(begun(node)) == 3
+    assert job["attempt"] == 3
+    result = node.table.row("SELECT * FROM result WHERE kind = 'seg'")
+    assert (node.data_dir / result["path"]).is_file()
+    assert not list((node.data_dir / "work" / "ahead").iterdir())
+
+
+def test_a_job_waits_for_the_stage_that_is_still_running_ahead(start: Start) -> None:
+    node = start()
+    store_slices(node.intake, range(1, 6))
+    node.clock.advance(SETTLED_S)
+    node.tick_until(lambda: begun(node))
+    node.clock.advance(QUIET_S)
+    node.tick_until_state("done")
+    assert [stage for _, stage in begun(node)] == WORKER
+
+
+def test_a_late_slice_makes_what_was_done_worthless(start: Start) -> None:
+    node = start()
+    store_slices(node.intake, range(1, 6))
+    run_ahead(node)
+    store_slices(node.intake, [6])
+    node.clock.advance(QUIET_S)
+    job = node.tick_until_state("done")
+    last = [r for r in node.engine.requests if isinstance(r, StageRequest)][-1]
+    assert len(last.inputs) == 6
+    assert last.job_id == job["id"]
+
+
+def test_a_stage_that_failed_ahead_is_run_by_the_job(start: Start) -> None:
+    stages = Stages()
+    stages.fails = {Stage.BONESEG}
+    node = start(stages)
+    store_slices(node.intake, range(1, 6))
+    node.clock.advance(SETTLED_S)
+    node.tick_until(lambda: len(begun(node)) == 2 and node.engine.free)
+    node.clock.advance(QUIET_S)
+    job = node.tick_until_state("done")
+    assert job["failures"] == 0
+    assert begun(node)[2:] == [(1, Stage.BONESEG), (1, Stage.ENCODE)]
+
+
+@pytest.mark.parametrize("numbers", [[1, 2, 3, 7, 8], [1]])
+def test_what_has_gaps_or_no_route_is_not_run_ahead(start: Start, numbers: list[int]) -> None:
+    node = start()
+    store_slices(node.intake, numbers)
+    node.clock.advance(SETTLED_S)
+    for _ in range(5):
+        assert node.observer.tick()
+    assert begun(node) == []
+
+
+def test_nothing_is_run_ahead_where_it_is_switched_off(start: Start) -> None:
+    node = start(ahead=False)
+    store_slices(node.intake, range(1, 6))
+    node.clock.advance(SETTLED_S)
+    for _ in range(5):
+        assert node.observer.tick()
+    assert node.engine.requests == []
+
+
+def test_slices_are_read_as_they_come_each_once(start: Start) -> None:
+    stages = Stages()
+    node = start(stages)
+    for number in range(1, 41):
+        store_slices(node.intake, [number])
+        node.clock.advance(0.05)
+        assert node.observer.tick()
+    node.tick_until(lambda: len(stages.early) == 40)
+    assert len(set(stages.early)) == 40
+
+
+def test_a_restart_forgets_and_does_it_again(start: Start) -> None:
+    node = start()
+    store_slices(node.intake, range(1, 6))
+    run_ahead(node)
+    node.restart()
+    node.clock.advance(QUIET_S)
+    node.tick_until_state("done")
+    assert begun(node) == [(1, stage) for stage in WORKER]
+
+
+def test_the_observer_sleeps_while_nothing_more_can_be_done_ahead(start: Start) -> None:
+    node = start()
+    store_slices(node.intake, range(1, 6))
+    run_ahead(node)
+    assert node.observer.tick()
+    assert node.observer.next_due() >= node.clock() + 4.0
