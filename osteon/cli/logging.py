@@ -48,7 +48,12 @@ def configure_logging(settings: LogSettings, role: str, stream: TextIO = sys.std
         cache_logger_on_first_use=True,
     )
     renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False)
+        structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(),
+            sort_keys=False,
+            # The one with local variables could write a patient's name into the log.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
         if people
         else structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
     )

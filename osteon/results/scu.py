@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pydicom.config import disable_value_validation
@@ -96,9 +97,7 @@ def echo(destination: Destination) -> float:
     Raises
     ------
     DeliveryError
-        It cannot be reached, or does not answer in time.
-    DeliveryRefusedError
-        It rejects the association for good.
+        It cannot be reached, rejects the association, or does not answer in time.
 
     References
     ----------
@@ -106,7 +105,7 @@ def echo(destination: Destination) -> float:
     """
     start = time.monotonic()
     contexts = [build_context(Verification, list(_UNCOMPRESSED))]
-    with _association(destination, contexts, ECHO_S) as assoc:
+    with associate(destination, contexts, ECHO_S) as assoc:
         _status_of(assoc.send_c_echo(), destination, "C-ECHO")
         return time.monotonic() - start
 
@@ -152,7 +151,7 @@ def store(
     for batch in _batches([_outgoing(path) for path in paths]):
         pairs = sorted(set().union(*(outgoing.contexts for outgoing in batch)))
         contexts = [build_context(sop_class, syntax) for sop_class, syntax in pairs]
-        with _association(destination, contexts, store_s) as assoc:
+        with associate(destination, contexts, store_s) as assoc:
             accepted = {
                 (UID(context.abstract_syntax), context.transfer_syntax[0])
                 for context in assoc.accepted_contexts
@@ -205,7 +204,7 @@ def find_instance(
     model = StudyRootQueryRetrieveInformationModelFind
     found = False
     try:
-        with _association(destination, [build_context(model)], FIND_S) as assoc:
+        with associate(destination, [build_context(model)], FIND_S) as assoc:
             for response, identifier in assoc.send_c_find(query, model):
                 status = response.get("Status")
                 if status is None:
@@ -214,7 +213,7 @@ def find_instance(
                     found |= bool(identifier) and identifier.SOPInstanceUID == sop_instance_uid
                 elif status != 0x0000:
                     return None
-    except _NotOfferedError:
+    except NotOfferedError:
         return None
     return found
 
@@ -253,7 +252,7 @@ def prove(destination: Destination, path: Path) -> str:
     raise DeliveryError(f"{destination} took {ds.SOPInstanceUID}, but does not find it by C-FIND")
 
 
-class _NotOfferedError(DeliveryRefusedError):
+class NotOfferedError(DeliveryRefusedError):
     """The destination offers none of the services that were asked for."""
 
 
@@ -334,10 +333,36 @@ def _is_final(status: int) -> bool:
 
 
 @contextlib.contextmanager
-def _association(
-    destination: Destination, contexts: list[PresentationContext], dimse_s: float
+def associate(
+    destination: Destination,
+    contexts: list[PresentationContext],
+    dimse_s: float,
+    *,
+    negotiation: Sequence[Any] = (),
+    handlers: Sequence[tuple[Any, Callable[..., Any]]] = (),
 ) -> Iterator[Association]:
-    """Hold an association; release it at the end, abort it where anything went wrong."""
+    """Hold an association; release it at the end, abort it where anything went wrong.
+
+    Parameters
+    ----------
+    destination : Destination
+        The peer.
+    contexts : list of PresentationContext
+        What is proposed.
+    dimse_s : float
+        Deadline for each answer, in seconds.
+    negotiation : sequence
+        Items of extended negotiation, such as roles (PS3.7 D.3.3).
+    handlers : sequence of (event, callable)
+        Bound to the association.
+
+    Raises
+    ------
+    DeliveryError
+        The peer cannot be reached.
+    NotOfferedError
+        The peer accepts none of the contexts.
+    """
     ae = ApplicationEntity(ae_title=destination.calling_ae_title)
     ae.connection_timeout, ae.acse_timeout = CONNECT_S, ASSOCIATE_S
     ae.dimse_timeout = ae.network_timeout = dimse_s
@@ -350,8 +375,9 @@ def _association(
             destination.port,
             contexts,
             destination.ae_title,
+            ext_neg=list(negotiation),
             tls_args=_tls_of(destination),
-            evt_handlers=[(evt.EVT_CONN_OPEN, _tune_socket, [dimse_s])],
+            evt_handlers=[(evt.EVT_CONN_OPEN, _tune_socket, [dimse_s]), *handlers],
         )
     except (OSError, ValueError) as error:
         raise DeliveryError(f"{destination} cannot be reached: {error}") from error
@@ -372,10 +398,11 @@ def _refusal(assoc: Association, destination: Destination) -> DeliveryError:
         message = (
             f"{destination} rejected the association: {answer.result_str}, {answer.reason_str}"
         )
-        return DeliveryRefusedError(message) if answer.result == 1 else DeliveryError(message)
+        # Even a permanent rejection is mended over there: it does not know our AE title yet.
+        return DeliveryError(message)
     if assoc.rejected_contexts:
         names = sorted({UID(context.abstract_syntax).name for context in assoc.rejected_contexts})
-        return _NotOfferedError(f"{destination} does not take {', '.join(names[:3])}")
+        return NotOfferedError(f"{destination} does not take {', '.join(names[:3])}")
     return DeliveryError(
         f"{destination} cannot be reached: no connection or no answer within {ASSOCIATE_S:g} s"
     )

@@ -168,9 +168,10 @@ def test_a_host_name_that_does_not_resolve() -> None:
         echo(Destination("PACS", "no-such-host.invalid", 104))
 
 
-def test_an_unknown_called_ae_title_is_refused_for_good(pacs: StandInPacs) -> None:
-    with pytest.raises(DeliveryRefusedError, match="Called AE title not recognised"):
+def test_an_unknown_ae_title_is_tried_again_until_the_peer_knows_it(pacs: StandInPacs) -> None:
+    with pytest.raises(DeliveryError, match="Called AE title not recognised") as raised:
         echo(Destination("OTHER", "127.0.0.1", pacs.port))
+    assert raised.value.retryable
 
 
 def test_too_many_associations_are_tried_again(tmp_path: Path) -> None:
