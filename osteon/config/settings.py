@@ -87,6 +87,11 @@ class ScpSettings(_Section):
     )
     acse_timeout_s: Seconds = Field(5.0, description="Deadline of association negotiation.")
     idle_timeout_s: Seconds = Field(300.0, description="A silent association is aborted after it.")
+    commitment: bool = Field(
+        False,
+        description="Whether storage commitment is given: an instance is committed when it is whole"
+        " on this node's disk and on record. It is kept until its series is purged, no longer.",
+    )
     tls: TlsSettings | None = Field(None, description="Mutual TLS; plain TCP where absent.")
 
 
@@ -100,6 +105,14 @@ class SourceSettings(_Section):
     weight: float = Field(1.0, gt=0, le=1000, description="Its share of the workers.")
     priority: Priority = Field(Priority.ROUTINE, description="Priority of its series.")
     quiet_s: Seconds | None = Field(None, description="Its own quiet time instead of scp.quiet_s.")
+    port: Port | None = Field(
+        None,
+        description="TCP port on which it hears reports of storage commitment, at the address from"
+        " which it asked; only on its own association where absent.",
+    )
+    tls: TlsSettings | None = Field(
+        None, description="Mutual TLS of these reports; plain TCP where absent."
+    )
 
     @field_validator("address")
     @classmethod
@@ -270,7 +283,7 @@ class ClusterSettings(_Section):
 
 
 class DeliverySettings(_Section):
-    """How results are sent, and how often it is tried."""
+    """How often it is tried to send results, and reports of storage commitment."""
 
     retry_first_s: Seconds = Field(5.0, gt=0, description="Wait after the first failed attempt.")
     retry_max_s: Seconds = Field(900.0, gt=0, description="Longest wait between attempts.")

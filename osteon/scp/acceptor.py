@@ -33,6 +33,7 @@ from osteon.pipeline.table.reception import Origin
 from osteon.scp.access import Rejection, check_titles, congested, malformed, too_many
 from osteon.scp.association import build_association, introduce
 from osteon.scp.command import Command
+from osteon.scp.commitment import CommitmentScp
 from osteon.scp.contexts import STORAGE_SERVICE_CLASS, is_storage, supported_contexts
 from osteon.scp.direct import DirectAssociation
 from osteon.scp.listener import AssociationRequest
@@ -74,12 +75,21 @@ class Acceptor:
         Makes instances durable and keeps the association log.
     ae : ApplicationEntity
         What this node says of itself, and its time-outs.
+    commitment : CommitmentScp, optional
+        Storage commitment, where it is given.
     """
 
-    def __init__(self, settings: Settings, intake: Intake, ae: ApplicationEntity) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        intake: Intake,
+        ae: ApplicationEntity,
+        commitment: CommitmentScp | None = None,
+    ) -> None:
         self._settings = settings
         self._intake = intake
         self._ae = ae
+        self._commitment = commitment
         self._stopping = False
         self._visits: dict[Association, _Visit] = {}
         self._changed = threading.Condition()
@@ -89,6 +99,7 @@ class Acceptor:
             (evt.EVT_ACSE_RECV, self._on_received),
             (evt.EVT_ACSE_SENT, self._on_sent),
             (evt.EVT_C_STORE, self._on_store),
+            *(() if commitment is None else commitment.handlers),
         )
 
     def serve(self, request: AssociationRequest, sock: socket.socket, first_pdu: bytes) -> None:
@@ -170,7 +181,8 @@ class Acceptor:
         if rejection is None:
             # Until this line no context is supported, so a fault above lets nobody in.
             assoc.acceptor.supported_contexts = supported_contexts(
-                (cx.abstract_syntax, cx.transfer_syntax) for cx in _proposed(event)
+                ((cx.abstract_syntax, cx.transfer_syntax) for cx in _proposed(event)),
+                commitment=self._commitment is not None,
             )
             return
         assoc.acse.send_reject(*rejection.triple)
@@ -264,6 +276,8 @@ class Acceptor:
                     visit, "released" if assoc.is_released else visit.outcome, visit.origin
                 )
         finally:
+            if self._commitment is not None:
+                self._commitment.left(assoc)
             with self._changed:
                 del self._visits[assoc]
                 self._changed.notify_all()

@@ -12,6 +12,8 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.service_class import NonPatientObjectStorageServiceClass
 from pynetdicom.sop_class import Verification, uid_to_service_class
 
+from osteon.results.commitment import PUSH_MODEL, TRANSFER_SYNTAXES
+
 STORAGE_SERVICE_CLASS = UID("1.2.840.10008.4.2")  # PS3.4 B, PS3.6 A
 _DICOM_ROOT = "1.2.840.10008."
 _STORAGE_ROOT = "1.2.840.10008.5.1.4.1.1."  # Every current storage SOP class, PS3.4 B.5
@@ -21,7 +23,7 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _NO_STORAGE = frozenset(
     {
         "1.2.840.10008.1.3.10",  # Media Storage Directory: a DICOMDIR, PS3.4 I
-        "1.2.840.10008.1.20.1",  # Storage Commitment Push Model, PS3.4 J
+        PUSH_MODEL,  # Storage commitment, PS3.4 J
         "1.2.840.10008.1.20.2",  # Storage Commitment Pull Model, retired
     }
 )
@@ -87,7 +89,7 @@ def is_storage(sop_class_uid: str) -> bool:
 
 
 def supported_contexts(
-    proposed: Iterable[tuple[str, Iterable[str]]],
+    proposed: Iterable[tuple[str, Iterable[str]]], *, commitment: bool = False
 ) -> list[PresentationContext]:
     """Return the contexts to negotiate with one peer.
 
@@ -96,6 +98,8 @@ def supported_contexts(
     proposed : iterable of (str, iterable of str)
         Abstract syntax and offered transfer syntaxes of each proposed context; an abstract syntax
         may come several times.
+    commitment : bool
+        Whether storage commitment is accepted as well.
 
     Returns
     -------
@@ -113,7 +117,10 @@ def supported_contexts(
             offered.setdefault(abstract_syntax, set()).update(transfer_syntaxes)
     known = ((a, sorted(filter(carries_data_set, s), key=preference)) for a, s in offered.items())
     # A context without a common syntax is kept, so that the peer is told this reason.
-    return [build_context(a, syntaxes or [ImplicitVRLittleEndian]) for a, syntaxes in known]
+    contexts = [build_context(a, syntaxes or [ImplicitVRLittleEndian]) for a, syntaxes in known]
+    if commitment:
+        contexts.append(build_context(PUSH_MODEL, list(TRANSFER_SYNTAXES)))
+    return contexts
 
 
 def _is_uid(text: str) -> bool:

@@ -12,6 +12,7 @@ from osteon.config.settings import Settings
 from osteon.errors import OsteonError
 from osteon.pipeline.intake import Intake
 from osteon.pipeline.table.connection import open_table
+from osteon.scp.commitment import CommitmentScp
 from osteon.scp.server import Receiver
 
 DRAIN_S = 12.0  # The supervisor kills a role 20 s after it told it to stop.
@@ -31,8 +32,13 @@ def run_receive(settings: Settings, stop: threading.Event) -> None:
         The listener has died; whoever supervises starts the role again.
     """
     table = open_table(settings.data_dir)
+    commitments = open_table(settings.data_dir) if settings.scp.commitment else None
     try:
-        receiver = Receiver(settings, Intake(settings, table))
+        intake = Intake(settings, table)
+        commitment = (
+            None if commitments is None else CommitmentScp(settings, commitments, intake)
+        )
+        receiver = Receiver(settings, intake, commitment)
         receiver.start()
         try:
             log.info(
@@ -49,4 +55,6 @@ def run_receive(settings: Settings, stop: threading.Event) -> None:
             receiver.stop(DRAIN_S if stop.is_set() else 0.0)
             log.info("receiver stopped")
     finally:
+        if commitments is not None:
+            commitments.close()
         table.close()

@@ -18,6 +18,7 @@ from osteon.errors import ConfigError
 from osteon.pipeline.intake import Intake
 from osteon.results.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from osteon.scp.acceptor import Acceptor
+from osteon.scp.commitment import CommitmentScp, install
 from osteon.scp.listener import AssociationRequest, Listener
 from osteon.scp.tls import server_context
 
@@ -35,6 +36,8 @@ class Receiver:
         Where to listen, who may call, and all limits.
     intake : Intake
         Makes instances durable.
+    commitment : CommitmentScp, optional
+        Storage commitment, where it is given; it starts and stops with the receiver.
 
     Raises
     ------
@@ -42,7 +45,9 @@ class Receiver:
         A file of ``scp.tls`` cannot be used.
     """
 
-    def __init__(self, settings: Settings, intake: Intake) -> None:
+    def __init__(
+        self, settings: Settings, intake: Intake, commitment: CommitmentScp | None = None
+    ) -> None:
         _configure_libraries()
         scp = settings.scp
         self._scp = scp
@@ -54,7 +59,8 @@ class Receiver:
         self._ae.network_timeout = self._ae.dimse_timeout = scp.idle_timeout_s
         self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        self._acceptor = Acceptor(settings, intake, self._ae)
+        self._commitment = commitment
+        self._acceptor = Acceptor(settings, intake, self._ae, commitment)
         self._listener: Listener | None = None
         self._thread: threading.Thread | None = None
 
@@ -65,8 +71,9 @@ class Receiver:
 
     @property
     def is_listening(self) -> bool:
-        """Whether connections are accepted."""
-        return self._thread is not None and self._thread.is_alive()
+        """Whether connections are accepted, and reports of storage commitment sent."""
+        reports = self._commitment is None or self._commitment.is_alive
+        return self._thread is not None and self._thread.is_alive() and reports
 
     def start(self) -> None:
         """Listen, and serve in threads of its own.
@@ -96,6 +103,8 @@ class Receiver:
             target=self._listener.serve_forever, args=(POLL_S,), name="listener", daemon=True
         )
         self._thread.start()
+        if self._commitment is not None:
+            self._commitment.start()
 
     def stop(self, timeout_s: float) -> None:
         """Turn new peers away, let open associations end, abort what is left.
@@ -105,6 +114,8 @@ class Receiver:
         timeout_s : float
             How long open associations may go on. Aborting them takes a few seconds more at most.
         """
+        if self._commitment is not None:
+            self._commitment.stop(ABORT_S)
         self._acceptor.refuse_new()
         if self._listener is not None:
             self._listener.shutdown()
@@ -120,6 +131,7 @@ def _configure_libraries() -> None:
     """Set, here and nowhere else, what pynetdicom and pydicom keep for the whole process."""
     # The handlers that would log every message and PDU at length; 10 % of a small instance's time.
     _config.LOG_HANDLER_LEVEL = "none"
+    install()
     # An invalid UID shall reach the C-STORE handler, which answers 0x0117, instead of an A-ABORT.
     _config.VALIDATORS["UI"] = lambda _: (True, "")
     # pydicom would warn of each such value; what matters is checked, and answered by a status.

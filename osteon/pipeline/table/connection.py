@@ -45,8 +45,17 @@ migrations = Migrations("osteon")
 
 @migrations()
 def _0001_route(db: Database) -> None:
+    _run(db, "0001_route.sql")
+
+
+@migrations()
+def _0002_commitment(db: Database) -> None:
+    _run(db, "0002_commitment.sql")
+
+
+def _run(db: Database, file: str) -> None:
     statement = ""
-    for line in resources.files(__package__).joinpath("0001_route.sql").read_text().splitlines():
+    for line in resources.files(__package__).joinpath(file).read_text().splitlines():
         statement += line + "\n"
         if sqlite3.complete_statement(statement):
             db.execute(statement)
@@ -90,7 +99,7 @@ class Table:
 
     def rows(self, sql: str, parameters: Parameters = ()) -> list[Row]:
         """Run one statement and return its rows."""
-        with self._lock, _mapped():
+        with self._lock, _mapped:
             return list(self._conn.execute(sql, parameters))
 
     def row(self, sql: str, parameters: Parameters = ()) -> Row | None:
@@ -99,12 +108,12 @@ class Table:
 
     def change(self, sql: str, parameters: Parameters = ()) -> int:
         """Run one statement that writes and return how many rows it changed."""
-        with self._lock, _mapped():
+        with self._lock, _mapped:
             return int(self._conn.execute(sql, parameters).rowcount)
 
     def insert(self, sql: str, parameters: Parameters = ()) -> int:
         """Run one INSERT and return the new row's id."""
-        with self._lock, _mapped():
+        with self._lock, _mapped:
             return int(self._conn.execute(sql, parameters).lastrowid)
 
     @contextmanager
@@ -118,7 +127,7 @@ class Table:
         TableError
             The table is locked for longer than 30 s, or broken.
         """
-        with self._lock, _mapped():
+        with self._lock, _mapped:
             if self._conn.in_transaction:
                 yield
                 return
@@ -154,7 +163,7 @@ def open_table(data_dir: Path, *, clock: Callable[[], float] = time.time) -> Tab
     kind = file_system_of(data_dir)
     if kind in NETWORK_FILE_SYSTEMS:
         raise ConfigError(f"data_dir: {data_dir} is on {kind}: name a folder on a local disk")
-    with _mapped(), held_folder(data_dir):
+    with _mapped, held_folder(data_dir):
         table = Table(data_dir, clock=clock)
         migrations.apply(Database(table._conn))  # noqa: SLF001 - the same module
     return table
@@ -186,14 +195,20 @@ def file_system_of(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
     return kind
 
 
-@contextmanager
-def _mapped() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
+class _Mapped:
+    """Map what SQLite raises; as a class, since it stands around every statement."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if not isinstance(error, sqlite3.DatabaseError):
+            return
         text = str(error)
-        if "full" in text or "disk I/O error" in text:
+        full = "full" in text or "disk I/O error" in text
+        if full and isinstance(error, sqlite3.OperationalError):
             raise OutOfResourcesError(f"the job table cannot be written: {text}") from error
         raise TableError(f"the job table: {text}") from error
-    except sqlite3.DatabaseError as error:
-        raise TableError(f"the job table: {error}") from error
+
+
+_mapped = _Mapped()
