@@ -30,6 +30,7 @@ COMMANDS = (
     "phantom",
     "verify",
     "purge",
+    "cluster",
 )
 
 

@@ -8,8 +8,9 @@ import threading
 
 import structlog
 
+from osteon.config.extras import load_extra
 from osteon.config.settings import Settings
-from osteon.pipeline.engine import LocalEngine, auto_slots
+from osteon.pipeline.engine import Engine, LocalEngine, auto_slots
 from osteon.pipeline.observer import Observer
 from osteon.pipeline.spool import Spool
 from osteon.pipeline.table.connection import open_table
@@ -24,15 +25,13 @@ def run_work(settings: Settings, stop: threading.Event) -> None:
     Raises
     ------
     ConfigError
-        Another process already works on this data directory.
+        Another process already works on this data directory, or the cluster is not secure.
     """
     table = open_table(settings.data_dir)
     descriptor = hold(settings.data_dir, stop)
-    limits = settings.pipeline
-    slots = auto_slots() if limits.slots == "auto" else limits.slots
     cleared = Spool(settings.data_dir).clear_incoming()
-    engine = LocalEngine(slots, settings.routes[0].model, limits.models_dir)
-    log.info("work started", slots=slots, data_dir=str(settings.data_dir), cleared=cleared)
+    engine = _engine(settings)
+    log.info("work started", data_dir=str(settings.data_dir), cleared=cleared)
     try:
         Observer(settings, table, engine).run(stop)
     finally:
@@ -40,3 +39,15 @@ def run_work(settings: Settings, stop: threading.Event) -> None:
         table.close()
         os.close(descriptor)
         log.info("work stopped")
+
+
+def _engine(settings: Settings) -> Engine:
+    """Return the workers of a cluster, where there is one, else those of this host."""
+    if settings.cluster is not None:
+        module = load_extra("osteon.pipeline.cluster", "cluster", "[cluster]")
+        engine: Engine = module.ClusterEngine(settings.cluster, settings.data_dir)
+        return engine
+    limits = settings.pipeline
+    slots = auto_slots() if limits.slots == "auto" else limits.slots
+    log.info("workers of this host", slots=slots)
+    return LocalEngine(slots, settings.routes[0].model, limits.models_dir)

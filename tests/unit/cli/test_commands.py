@@ -64,6 +64,7 @@ def test_the_commands_of_the_design_are_there() -> None:
         *("config show", "config check", "config reference"),
         *("models list", "models show", "models verify"),
         *("routes list", "routes test"),
+        *("cluster ca", "cluster scheduler", "cluster worker"),
     }
 
 
