@@ -30,6 +30,7 @@ from osteon.config.settings import Settings
 from osteon.errors import OsteonError
 from osteon.pipeline.intake import Intake, Stored
 from osteon.pipeline.table.reception import Origin
+from osteon.results.commitment import PUSH_MODEL
 from osteon.scp.access import Rejection, check_titles, congested, malformed, too_many
 from osteon.scp.association import build_association, introduce
 from osteon.scp.command import Command
@@ -105,7 +106,10 @@ class Acceptor:
     def serve(self, request: AssociationRequest, sock: socket.socket, first_pdu: bytes) -> None:
         """Serve one association, from its A-ASSOCIATE-RQ to its end."""
         visit = _Visit(sock, request.remote.address)
-        serve = self._serve_directly if self._settings.scp.fast else self._serve_by_pynetdicom
+        # Requests of storage commitment are rare, and served by pynetdicom's own messages.
+        asks = self._commitment is not None and PUSH_MODEL.encode() in first_pdu
+        fast = self._settings.scp.fast and not asks
+        serve = self._serve_directly if fast else self._serve_by_pynetdicom
         serve(request, visit, first_pdu)
 
     def _serve_directly(self, request: AssociationRequest, visit: _Visit, first_pdu: bytes) -> None:
