@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check bench bench-bones bench-receive format docs clean
+.PHONY: demo test check bench bench-bones bench-receive bench-route format docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,10 +23,13 @@ check: $(STAMP)  ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: bench-receive  ## every benchmark that needs no data of its own
+bench: bench-receive bench-route  ## every benchmark that needs no data of its own
 
 bench-receive: $(STAMP)  ## the receiver beside pynetdicom, DCMTK and Orthanc; < 15 minutes
 	$(BIN)/python bench/receive.py $(if $(CHECK),--check) $(if $(DOCS),--docs)
+
+bench-route: $(STAMP)  ## from the last slice to the PACS, beside Orthanc with a script
+	$(BIN)/python bench/route.py $(if $(CHECK),--check)
 
 bench-bones: $(STAMP)  ## the bone model beside plain thresholds; DATA=folder of labelled series
 	$(BIN)/python bench/bones.py --data "$(DATA)"

@@ -129,7 +129,7 @@ class Osteon(Receiver):
     settings: ClassVar[str] = "fast = true\n" if HAS_FAST else ""
 
     def start(self) -> None:
-        self._port = _free_port()
+        self._port = free_port()
         config = self.folder / "osteon.toml"
         config.write_text(
             f'data_dir = "{self.folder / "data"}"\n[scp]\nhost = "{HOST}"\nport = {self._port}\n'
@@ -155,7 +155,7 @@ class Pynetdicom(Receiver):
     options: ClassVar[Sequence[str]] = ()
 
     def start(self) -> None:
-        self._port = _free_port()
+        self._port = free_port()
         self._store = self.folder / "store"
         self._store.mkdir()
         script = HERE / "pynetdicom_scp.py"
@@ -181,7 +181,7 @@ class Dcmtk(Receiver):
     def start(self) -> None:
         self._store = self.folder / "store"
         self._store.mkdir()
-        self._ports = (_free_port(), _free_port())
+        self._ports = (free_port(), free_port())
         self._run(STORESCP, "-od", self._store, self._ports[0])
         self._run(STORESCP, "--fork", "-od", self._store, self._ports[1])
 
@@ -203,7 +203,7 @@ class Orthanc(Receiver):
     program = ORTHANC
 
     def start(self) -> None:
-        self._port, self._http_port = _free_port(), _free_port()
+        self._port, self._http_port = free_port(), free_port()
         config = self.folder / "orthanc.json"
         values = {
             "StorageDirectory": str(self.folder / "store"),
@@ -252,7 +252,7 @@ def running(name: str, folder: Path) -> Iterator[Receiver]:
         shutil.rmtree(folder)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind((HOST, 0))
         return int(sock.getsockname()[1])
