@@ -13,7 +13,7 @@ where its library lives.
     ├── TableError               the job table refused
     │   ├── StaleTransition      the row was no longer in the state it should leave
     │   └── NotFoundError        no such job, series or file
-    ├── VolumeError              the series is not one volume (geometry or pixels)
+    ├── VolumeError              the series is not one volume, or its pixels are damaged
     ├── StageError               a stage failed; another attempt may succeed
     │   ├── ModelError           a model folder is wrong; another attempt changes nothing
     │   └── WorkerLostError      the worker died, hung or ran out of memory
