@@ -71,8 +71,9 @@ def decode_header(raw: bytes | memoryview) -> tuple[FileMeta, int]:
     if head[128:132] != b"DICM":
         raise UnparseableError("not a DICOM file: no DICM after the 128-byte preamble (PS3.10 7.1)")
     values: dict[int, bytes] = {}
-    at = 132
-    while at + 8 <= len(head) and head[at : at + 2] == b"\x02\x00":
+    at, end = 132, 0
+    # A data set may begin with the same two bytes, so the group's length counts where it is true.
+    while at + 8 <= len(head) and head[at : at + 2] == b"\x02\x00" and at != end:
         element, vr = struct.unpack_from("<H2s", head, at + 2)
         long = vr in _LONG_VR
         at += 12 if long else 8
@@ -82,6 +83,8 @@ def decode_header(raw: bytes | memoryview) -> tuple[FileMeta, int]:
             raise UnparseableError("not a DICOM file: its File Meta Information is cut off")
         values[element] = head[at : at + size]
         at += size
+        if element == 0:
+            end = at + int.from_bytes(values[element], "little")
     if not values.get(0x0010):
         raise UnparseableError("not a DICOM file: it names no transfer syntax (0002,0010)")
     return FileMeta(*(_text(values.get(e)) for e in (0x0002, 0x0003, 0x0010, 0x0017, 0x0018))), at

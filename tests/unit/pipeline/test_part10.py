@@ -49,6 +49,18 @@ def test_reads_what_pydicom_writes(tmp_path):
     assert raw[at:] == ct_slice(4)
 
 
+def test_a_data_set_that_begins_like_the_header_is_not_taken_for_it():
+    """Deflated bytes, and those of a hostile peer, may begin with anything."""
+    raw = encode_header(META)
+    assert decode_header(raw + b"\2\0\x10\0UI\2\x001.rest") == (META, len(raw))
+
+
+def test_a_wrong_group_length_is_not_believed():
+    raw = bytearray(encode_header(META))
+    raw[140:144] = b"\7\0\0\0"
+    assert decode_header(raw + b"data set") == (META, len(raw))
+
+
 @pytest.mark.parametrize(
     "raw",
     [
