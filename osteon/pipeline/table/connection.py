@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,7 @@ def open_table(data_dir: Path, *, clock: Callable[[], float] = time.time) -> Tab
             f"install pysqlite3 with {'.'.join(map(str, SQLITE_MIN))} or newer"
         )
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        _make_durably(data_dir.absolute())
     except OSError as error:
         raise ConfigError(f"data_dir: {data_dir} cannot be created: {error.strerror}") from error
     if not os.access(data_dir, os.W_OK):
@@ -178,6 +178,20 @@ def held_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _make_durably(folder: Path) -> None:
+    """Make a folder and those above it; their names survive a power cut."""
+    made = [above for above in folder.parents if not above.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    # The lowest one always: a process that was killed may have made it and got no further.
+    for parent in (folder.parent, *(above.parent for above in made)):
+        with suppress(PermissionError):  # Then it was not made here.
+            descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def file_system_of(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
