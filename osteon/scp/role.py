@@ -35,9 +35,7 @@ def run_receive(settings: Settings, stop: threading.Event) -> None:
     commitments = open_table(settings.data_dir) if settings.scp.commitment else None
     try:
         intake = Intake(settings, table)
-        commitment = (
-            None if commitments is None else CommitmentScp(settings, commitments, intake)
-        )
+        commitment = None if commitments is None else CommitmentScp(settings, commitments, intake)
         receiver = Receiver(settings, intake, commitment)
         receiver.start()
         try:

@@ -331,13 +331,15 @@ SERVE = [sys.executable, "-m", "osteon.cli.main", "serve", "--role", "receive", 
 
 
 @contextmanager
-def receive_role(folder: Path, node_port: int, requester_port: int) -> Iterator[None]:
+def receive_role(
+    folder: Path, node_port: int, requester_port: int, *, ae_title: str = "CT1"
+) -> Iterator[None]:
     """Run the receive role as a user does, and end it with SIGKILL."""
     config = folder / "osteon.toml"
     config.write_text(
         f'data_dir = "{folder / "data"}"\n'
         f'[scp]\nhost = "127.0.0.1"\nport = {node_port}\ncommitment = true\n'
-        f'[[source]]\nae_title = "CT1"\nport = {requester_port}\n'
+        f'[[source]]\nae_title = "{ae_title}"\nport = {requester_port}\n'
         f"[pipeline]\ndisk_reserve_gb = 0\n[delivery]\nretry_first_s = 0.1\nretry_max_s = 0.5\n"
     )
     with (folder / "log").open("ab") as log:
