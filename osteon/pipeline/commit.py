@@ -34,11 +34,11 @@ class GroupCommit(Generic[Item, Result]):
     Parameters
     ----------
     commit : callable
-        Called with all items of a batch, by one thread at a time; returns the result, or the
-        error, of each of them. What it raises is raised in every thread that waits for the batch.
+        Called with all items of a batch, by one thread at a time; returns the result of each of
+        them. What it raises is raised in every thread that waits for the batch.
     """
 
-    def __init__(self, commit: Callable[[Sequence[Item]], Sequence[Result | Exception]]) -> None:
+    def __init__(self, commit: Callable[[Sequence[Item]], Sequence[Result]]) -> None:
         self._commit = commit
         self._lock = threading.Lock()
         self._waiting: list[_Ticket[Item, Result]] = []

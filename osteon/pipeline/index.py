@@ -5,7 +5,6 @@ Intake puts it on record, so that nobody opens the file again to sort a series. 
 touched.
 """
 
-import json
 import re
 import struct
 import threading
@@ -232,7 +231,7 @@ def check_uid(uid: str, name: str) -> str:
 
 def to_json(numbers: tuple[float, ...] | None) -> str | None:
     """Write a position or orientation as the job table keeps it."""
-    return None if numbers is None else json.dumps(numbers)
+    return None if numbers is None else f"[{', '.join(map(repr, numbers))}]"
 
 
 @dataclass(frozen=True)

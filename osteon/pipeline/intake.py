@@ -7,7 +7,6 @@ must not when it raises.
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from osteon.config.settings import Settings
 from osteon.errors import OutOfResourcesError
@@ -43,7 +42,7 @@ class Intake:
         self._settings = settings
         self._table = table
         self._spool = Spool(table.data_dir, role)
-        self._commits: GroupCommit[tuple[Origin, Sealed], Stored] = GroupCommit(self._commit)
+        self._commits: GroupCommit[tuple[Origin, Received], bool] = GroupCommit(self._commit)
         self._backlog: tuple[float, int] = (float("-inf"), 0)
         self._space: tuple[float, float] = (float("-inf"), 0.0)
 
@@ -114,7 +113,7 @@ class Intake:
             meta,
             self._spool.draft(),
             self.refusal,
-            lambda sealed: self._commits.run((origin, sealed)),
+            lambda sealed: self._keep(origin, sealed),
         )
 
     def store(
@@ -159,45 +158,33 @@ class Intake:
             arrival.write(dataset)
             return arrival.finish()
 
-    def _commit(self, batch: Sequence[tuple[Origin, Sealed]]) -> list[Stored | Exception]:
-        """Give the drafts their names, sync the folders, commit all rows in one transaction."""
-        outcomes: list[Stored | Exception] = []
-        new: list[tuple[Origin, Received]] = []
-        for origin, sealed in batch:
-            received = self._received(sealed)
-            known = reception.find_instance(self._table, received.header, received.sha256)
-            if known is None or not (self._table.data_dir / known["path"]).is_file():
-                try:
-                    self._spool.publish(sealed.draft, Path(received.path))
-                except OutOfResourcesError as error:
-                    outcomes.append(error)
-                    continue
-                new.append((origin, received))
-            outcomes.append(_stored(received, duplicate=known is not None))
-        self._spool.sync_names(Path(received.path) for _, received in new)
-        if new:
-            with self._table.write():
-                for origin, received in new:
-                    self._record(origin, received)
-        return outcomes
-
-    def _received(self, sealed: Sealed) -> Received:
-        path = self._spool.path_of(sealed.header.series_instance_uid, sealed.sha256)
-        return Received(
-            sealed.header,
-            sealed.meta.transfer_syntax_uid,
-            sealed.sha256,
-            str(path),
-            sealed.draft.size,
+    def _keep(self, origin: Origin, sealed: Sealed) -> Stored:
+        """Make a sealed instance visible and put it on record, unless it is held already."""
+        header, sha256 = sealed.header, sealed.sha256
+        path = self._spool.path_of(header.series_instance_uid, sha256)
+        # Its name is its content: without a file of this name no look at the table is needed.
+        held = (self._table.data_dir / path).exists() and (
+            reception.find_instance(self._table, header, sha256) is not None
         )
+        if not held:
+            self._spool.publish(sealed.draft, path)
+            syntax, size = sealed.meta.transfer_syntax_uid, sealed.draft.size
+            received = Received(header, syntax, sha256, str(path), size)
+            held = not self._commits.run((origin, received))
+        return Stored(header.sop_instance_uid, header.series_instance_uid, str(path), held)
 
-    def _record(self, origin: Origin, received: Received) -> None:
-        # The same bytes may come twice in one batch, and to another process at the same time.
-        if reception.find_instance(self._table, received.header, received.sha256) is None:
-            source = self._settings.source_of(origin.calling_ae_title)
-            own = None if source is None else source.quiet_s
-            quiet_s = self._settings.scp.quiet_s if own is None else own
-            reception.add_instance(self._table, origin, received, quiet_s=quiet_s)
+    def _commit(self, batch: Sequence[tuple[Origin, Received]]) -> list[bool]:
+        """Put instances on record in one transaction, and return which of them are new."""
+        with self._table.write():
+            return [
+                reception.add_instance(self._table, origin, received, quiet_s=self._quiet_s(origin))
+                for origin, received in batch
+            ]
+
+    def _quiet_s(self, origin: Origin) -> float:
+        source = self._settings.source_of(origin.calling_ae_title)
+        own = None if source is None else source.quiet_s
+        return self._settings.scp.quiet_s if own is None else own
 
     def _free_gb(self, reserve: float) -> float:
         checked, free = self._space
@@ -214,8 +201,3 @@ class Intake:
             count = views.count_waiting(self._table)
             self._backlog = (now, count)
         return count
-
-
-def _stored(received: Received, *, duplicate: bool) -> Stored:
-    header = received.header
-    return Stored(header.sop_instance_uid, header.series_instance_uid, received.path, duplicate)

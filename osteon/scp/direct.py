@@ -173,11 +173,14 @@ class DirectAssociation(Association):  # type: ignore[misc] # as above
             pdu_bytes_max=self.requestor.maximum_length or 0,
             instance_bytes_max=instance_bytes_max,
         )
+        dul = self.dul
         try:
-            while self.dul.state_machine.current_state == _DATA_TRANSFER:
-                self.dul.pump()  # Another thread may have left an A-ABORT.
+            while dul.state_machine.current_state == _DATA_TRANSFER:
                 self._guard(self._receive, messages)
-                self._heed()
+                if dul.to_provider_queue.queue:  # Another thread has left an A-ABORT.
+                    dul.pump()
+                if dul.to_user_queue.queue:
+                    self._heed()
         finally:
             messages.drop()
 

@@ -19,7 +19,7 @@ PDU_DEADLINE_S = 30.0  # From the first byte of a PDU to its last, at 128 KiB: 3
 # A-ABORT by the service provider: invalid PDU parameter value, PS3.8 Table 9-26
 _ABORT = struct.pack(">BxIxxBB", 7, 4, 2, 6)
 _CLOSING = "Sta13"  # Awaiting the end of the connection, PS3.8 9.2.1: nothing else matters then.
-QUICKACK = getattr(socket, "TCPQUICKACK", None)  # Linux
+QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
 
 
 def tune(sock: socket.socket) -> None:

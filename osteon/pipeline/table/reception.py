@@ -65,43 +65,57 @@ def find_instance(table: Table, header: Header, sha256: str) -> Row | None:
     )
 
 
-def add_instance(table: Table, origin: Origin, received: Received, *, quiet_s: float) -> int:
-    """Record a durable instance with its series, in one transaction, and return its id.
+def add_instance(table: Table, origin: Origin, received: Received, *, quiet_s: float) -> bool:
+    """Record a durable instance with its series, in one transaction.
 
     An instance of a series that is still receiving joins its generation; one of a complete series
-    opens the next generation.
+    opens the next generation. An instance that is on record already, with the same bytes, changes
+    nothing.
 
     Parameters
     ----------
     quiet_s : float
         How long after this instance, in seconds, the observer looks at the series.
+
+    Returns
+    -------
+    bool
+        Whether it is new.
     """
     header, now = received.header, table.clock()
     with table.write():
-        known = table.row(
-            "SELECT 1 FROM instance WHERE sop_instance_uid = ? AND series_instance_uid = ?",
-            (header.sop_instance_uid, header.series_instance_uid),
-        )
-        newest = table.row(
-            "SELECT * FROM series WHERE series_instance_uid = ? ORDER BY generation DESC LIMIT 1",
-            (header.series_instance_uid,),
-        )
-        if newest is not None and newest["state"] == "receiving":
-            generation = newest["generation"]
-            table.change(
-                "UPDATE series SET last = ?, due = ?, instances = instances + ? WHERE id = ?",
-                (now, now + quiet_s, known is None, newest["id"]),
-            )
-        else:
-            generation = _open_generation(table, origin, header, newest, known is None, quiet_s)
-        return _insert_instance(table, origin, received, generation)
+        generation = _join_generation(table, header, now, now + quiet_s)
+        if generation is None:
+            if find_instance(table, header, received.sha256) is not None:
+                return False
+            generation = _open_generation(table, origin, header, quiet_s)
+        return _insert_instance(table, origin, received, generation, now)
 
 
-def _open_generation(
-    table: Table, origin: Origin, header: Header, newest: Row | None, new: bool, quiet_s: float
-) -> int:
+def _join_generation(table: Table, header: Header, now: float, due: float) -> int | None:
+    """Return the generation of a series that is still receiving, or None."""
+    row = table.row(
+        "UPDATE series SET last = ?1, due = ?2, instances = instances + NOT EXISTS"
+        " (SELECT 1 FROM instance WHERE sop_instance_uid = ?3 AND series_instance_uid = ?4)"
+        " WHERE id = (SELECT id FROM series WHERE series_instance_uid = ?4"
+        " ORDER BY generation DESC LIMIT 1) AND state = 'receiving' RETURNING generation",
+        (now, due, header.sop_instance_uid, header.series_instance_uid),
+    )
+    return None if row is None else int(row["generation"])
+
+
+def _open_generation(table: Table, origin: Origin, header: Header, quiet_s: float) -> int:
+    newest = table.row(
+        "SELECT generation, instances FROM series WHERE series_instance_uid = ?"
+        " ORDER BY generation DESC LIMIT 1",
+        (header.series_instance_uid,),
+    )
+    known = table.row(
+        "SELECT 1 FROM instance WHERE sop_instance_uid = ? AND series_instance_uid = ?",
+        (header.sop_instance_uid, header.series_instance_uid),
+    )
     generation = 1 if newest is None else int(newest["generation"]) + 1
-    held = (0 if newest is None else int(newest["instances"])) + new
+    held = (0 if newest is None else int(newest["instances"])) + (known is None)
     now = table.clock()
     series_id = table.insert(
         "INSERT INTO series (series_instance_uid, generation, study_instance_uid,"
@@ -133,12 +147,15 @@ def _open_generation(
     return generation
 
 
-def _insert_instance(table: Table, origin: Origin, received: Received, generation: int) -> int:
+def _insert_instance(
+    table: Table, origin: Origin, received: Received, generation: int, now: float
+) -> bool:
     header = received.header
-    return table.insert(
+    inserted = table.change(
         "INSERT INTO instance (sop_instance_uid, sha256, sop_class_uid, transfer_syntax_uid,"
         " series_instance_uid, generation, association_id, path, size, instance_number,"
-        " position, orientation, received) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " position, orientation, received) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (sop_instance_uid, series_instance_uid, sha256) DO NOTHING",
         (
             header.sop_instance_uid,
             received.sha256,
@@ -152,6 +169,7 @@ def _insert_instance(table: Table, origin: Origin, received: Received, generatio
             header.instance_number,
             to_json(header.position_mm),
             to_json(header.orientation),
-            table.clock(),
+            now,
         ),
     )
+    return bool(inserted)

@@ -71,12 +71,6 @@ def test_a_batch_is_limited(disk, monkeypatch):
     assert [len(batch) for batch in disk.batches] == [1, 3, 3, 1]
 
 
-def test_an_error_of_one_is_its_own():
-    commits = GroupCommit(lambda items: [OutOfResourcesError("full") for _ in items])
-    with pytest.raises(OutOfResourcesError, match="full"):
-        commits.run(1)
-
-
 @pytest.mark.parametrize("error", [OutOfResourcesError("full"), ZeroDivisionError("a bug")])
 def test_what_the_commit_raises_everybody_gets_and_the_next_is_served(error):
     begun, gate = threading.Event(), threading.Event()

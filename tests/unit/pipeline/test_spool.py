@@ -36,7 +36,6 @@ def store(spool: Spool, path: Path, parts=(b"x",)) -> int:
         except OSError as error:
             raise unwritable(error) from error
         spool.publish(draft, path)
-        spool.sync_names([path])
         return draft.size
 
 
