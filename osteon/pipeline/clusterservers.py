@@ -28,6 +28,7 @@ RESTART_S = 20.0
 REJOIN_S = 1.0
 CLOSE_S = 5.0
 EXIT_S = 0.2
+KILL_S = 1.0
 START_S = 300.0  # Models may be large.
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,14 @@ class ClusterWorker(_ClosedToHttp, Worker):  # type: ignore[misc] # untyped base
         # Python would wait for the stage's thread, which nothing can end but the end of all.
         asyncio.get_running_loop().call_later(EXIT_S, os._exit, 0)
         return done
+
+
+class ClusterNanny(Nanny):  # type: ignore[misc] # untyped base
+    """Dask's nanny, without patience: a stage that hangs does not end for being waited for."""
+
+    async def kill(self, timeout: float = KILL_S, reason: str = "nanny-kill") -> None:
+        """End the worker process."""
+        await super().kill(timeout=min(timeout, KILL_S), reason=reason)
 
 
 class EndUnwanted(SchedulerPlugin):  # type: ignore[misc] # untyped base
@@ -150,7 +159,7 @@ async def run_worker(
         settings.routes[0].model, settings.pipeline.models_dir, cluster.shared_data_dir
     )
     while not stop.is_set():
-        nanny = Nanny(
+        nanny = ClusterNanny(
             cluster.scheduler,
             name=name,
             host=host,

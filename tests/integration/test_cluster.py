@@ -33,7 +33,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path_factory.mktemp("cluster"))
     try:
         cluster.start_scheduler()
-        cluster.start_worker("gpu1")
+        cluster.start_worker("gpu1", "--port", str(free_port()))  # It comes back at its address.
         cluster.start_worker("gpu2")
         yield cluster
     finally:
@@ -77,11 +77,12 @@ def _encode(engine: ClusterEngine, data_dir: Path) -> bytes:
 
 def _hang(cluster: Cluster, engine: ClusterEngine, data_dir: Path) -> Future[StageReport]:
     """Give a stage to each worker, of which gpu1 never answers; return that one's future."""
-    cluster.hang("gpu1")
+    for host in ("gpu1", "gpu2"):
+        cluster.hang(host)
     futures = [engine.submit(_request(data_dir, job_id=job_id)) for job_id in (1, 2)]
+    cluster.worker("gpu2").resume()
     wait_until(lambda: any(future.done() for future in futures), 30)
-    (hanging,) = (future for future in futures if not future.done())
-    (done,) = (future for future in futures if future.done())
+    hanging, done = sorted(futures, key=lambda future: future.done())
     assert done.result().seconds > 0
     return hanging
 
