@@ -55,6 +55,15 @@ class Generations(StrEnum):
     REPLACE = "replace"
 
 
+class Proof(StrEnum):
+    """What shows that a destination holds a result."""
+
+    AUTO = "auto"
+    COMMITMENT = "commitment"
+    FIND = "find"
+    NONE = "none"
+
+
 class TlsSettings(_Section):
     """Mutual TLS (PS3.15 B.12); all three files are needed."""
 
@@ -133,8 +142,10 @@ class DestinationSettings(_Section):
     calling_ae_title: AETitle | None = Field(
         None, description="How this node calls itself there; scp.ae_title where absent."
     )
-    prove: bool = Field(
-        True, description="Ask by C-FIND whether it holds a result, where it answers such queries."
+    proof: Proof = Field(
+        Proof.AUTO,
+        description="How it is asked whether it holds a result: by storage commitment, which it"
+        " reports to this node's scp.port; by C-FIND; or not. `auto` takes what it offers.",
     )
     tls: TlsSettings | None = Field(None, description="Mutual TLS; plain TCP where absent.")
 
@@ -388,6 +399,13 @@ class Settings(BaseSettings):
         if route.destinations is None:
             return tuple(d for d in self.destination if d.deliver)
         return tuple(d for d in self.destination if d.name in route.destinations)
+
+    def hears(self, calling_ae_title: str) -> bool:
+        """Return whether a peer may report storage commitment that it was asked for."""
+        return any(
+            d.ae_title == calling_ae_title and d.proof in {Proof.AUTO, Proof.COMMITMENT}
+            for d in self.destination
+        )
 
     def source_of(self, calling_ae_title: str) -> SourceSettings | None:
         """Return the source that calls itself so, or None."""

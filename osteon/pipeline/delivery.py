@@ -15,9 +15,10 @@ import structlog
 from osteon.config.settings import DestinationSettings, Settings
 from osteon.errors import DeliveryRefusedError, OsteonError, StaleTransition
 from osteon.pipeline.backoff import JITTER, backoff_s
+from osteon.pipeline.proof import Prover
 from osteon.pipeline.table import deliveries, jobs
 from osteon.pipeline.table.connection import Row, Table
-from osteon.results.scu import Destination, prove, store
+from osteon.results.scu import Destination, store
 
 SENDERS_MAX = 4
 log = structlog.get_logger(__name__)
@@ -42,6 +43,7 @@ class Delivery:
     def __init__(self, settings: Settings, table: Table) -> None:
         self._settings = settings
         self._table = table
+        self._prover = Prover(table)
         self._destinations = {d.name: d for d in settings.destination}
         self._pool = ThreadPoolExecutor(SENDERS_MAX, thread_name_prefix="delivery")
         self._sending: dict[str, tuple[Future[str], Row]] = {}
@@ -96,8 +98,11 @@ class Delivery:
             )
         path: Path = self._table.data_dir / delivery["path"]
         peer = peer_of(destination, self._settings.scp.ae_title)
+        known = self._prover.known(destination, delivery)
+        if known is not None:
+            return known
         store(peer, [path])
-        return prove(peer, path) if destination.prove else "stored"
+        return self._prover.prove(destination, peer, path)
 
     def _record(self, delivery: Row, future: Future[str]) -> None:
         table, name = self._table, delivery["destination"]

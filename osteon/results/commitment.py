@@ -7,17 +7,19 @@ node as SCP, which promises to keep what it holds, and as SCU, which asks that o
 import re
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from io import BytesIO
+from typing import Any
 
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import evt
 from pynetdicom.presentation import build_context, build_role
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
@@ -172,6 +174,64 @@ def send_report(requester: Destination, report: Report) -> None:
     if status is None:
         raise DeliveryError(f"{requester} gave no answer to a report of storage commitment")
     check_answer(str(requester), int(status))
+
+
+def request(
+    destination: Destination,
+    transaction_uid: str,
+    reference: Reference,
+    on_report: Callable[[Report], None],
+    stay: Callable[[], None],
+) -> None:
+    """Ask a destination whether it keeps an instance.
+
+    Parameters
+    ----------
+    destination : Destination
+        The peer.
+    transaction_uid : str
+        Of this request alone.
+    reference : Reference
+        The instance.
+    on_report : callable
+        Called, in another thread, with a report on the same association.
+    stay : callable
+        Waits on the association for as long as a report may come there.
+
+    Raises
+    ------
+    NotOfferedError
+        The peer gives no storage commitment.
+    DeliveryError
+        The peer cannot be reached, or refuses the request.
+
+    References
+    ----------
+    DICOM PS3.4 J.3.2
+    """
+
+    def hear(event: Any) -> tuple[int, None]:
+        raw = event.request.EventInformation.getvalue()
+        on_report(decode_report(raw, str(event.context.transfer_syntax)))
+        return 0x0000, None
+
+    context = build_context(PUSH_MODEL, list(TRANSFER_SYNTAXES))
+    handlers = [(evt.EVT_N_EVENT_REPORT, hear)]
+    with associate(destination, [context], REPORT_S, handlers=handlers) as assoc:
+        try:
+            answer, _ = assoc.send_n_action(
+                encode_request(transaction_uid, [reference]),
+                REQUEST_STORAGE_COMMITMENT,
+                PUSH_MODEL,
+                PUSH_MODEL_INSTANCE,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise DeliveryError(f"{destination} was not asked: {error}") from error
+        status = answer.get("Status")
+        if status != 0x0000:
+            said = "no answer" if status is None else f"0x{status:04X}"
+            raise DeliveryError(f"{destination} gave {said} to a request of storage commitment")
+        stay()
 
 
 def check_answer(requester: str, status: int) -> None:

@@ -31,7 +31,14 @@ from osteon.errors import OsteonError
 from osteon.pipeline.intake import Intake, Stored
 from osteon.pipeline.table.reception import Origin
 from osteon.results.commitment import PUSH_MODEL
-from osteon.scp.access import Rejection, check_titles, congested, malformed, too_many
+from osteon.scp.access import (
+    Rejection,
+    check_titles,
+    congested,
+    is_source,
+    malformed,
+    too_many,
+)
 from osteon.scp.association import build_association, introduce
 from osteon.scp.command import Command
 from osteon.scp.commitment import CommitmentScp
@@ -77,7 +84,7 @@ class Acceptor:
     ae : ApplicationEntity
         What this node says of itself, and its time-outs.
     commitment : CommitmentScp, optional
-        Storage commitment, where it is given.
+        Storage commitment, where it is given or asked for.
     """
 
     def __init__(
@@ -184,9 +191,12 @@ class Acceptor:
             rejection = malformed("a proposed presentation context has no transfer syntax")
         if rejection is None:
             # Until this line no context is supported, so a fault above lets nobody in.
+            serves = self._commitment is not None
             assoc.acceptor.supported_contexts = supported_contexts(
                 ((cx.abstract_syntax, cx.transfer_syntax) for cx in _proposed(event)),
-                commitment=self._commitment is not None,
+                storage=is_source(self._settings, calling, visit.address),
+                commitment=serves and self._settings.scp.commitment,
+                reports=serves and self._settings.hears(calling),
             )
             return
         assoc.acse.send_reject(*rejection.triple)

@@ -66,15 +66,19 @@ def check_titles(
     ----------
     DICOM PS3.8 9.3.4
     """
-    if settings.source:
-        allowed = any(_is_from(s, calling_ae_title, address) for s in settings.source)
-    else:
-        allowed = _parsed(address).is_loopback
-    if not allowed:
+    # A destination may report what it was asked for, and do nothing else.
+    if not is_source(settings, calling_ae_title, address) and not settings.hears(calling_ae_title):
         return unknown_calling(calling_ae_title, address)
     if called_ae_title not in settings.called_ae_titles:
         return unknown_called(called_ae_title)
     return None
+
+
+def is_source(settings: Settings, calling_ae_title: str, address: str) -> bool:
+    """Return whether a caller may store, and ask for storage commitment."""
+    if settings.source:
+        return any(_is_from(s, calling_ae_title, address) for s in settings.source)
+    return _parsed(address).is_loopback
 
 
 def _is_from(source: SourceSettings, calling_ae_title: str, address: str) -> bool:

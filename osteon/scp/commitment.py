@@ -1,8 +1,9 @@
-"""Storage commitment as SCP (PS3.4 J): requests in, reports out on the association they came by.
+"""Storage commitment (PS3.4 J): requests in, reports out on the association that they came by.
 
 N-ACTION requests enter from the acceptor's associations and are on record before they are answered.
 A requester that stays on the association gets its report there; one that leaves gets it from
-``reporter.py``, on an association of its own.
+``reporter.py``, on an association of its own. Destinations that this node itself has asked for
+commitment report here, too; what they say goes on record for the delivery.
 """
 
 import itertools
@@ -26,6 +27,7 @@ from pynetdicom.service_class_n import StorageCommitmentServiceClass
 from osteon.config.settings import Settings
 from osteon.errors import (
     DeliveryError,
+    NotFoundError,
     OsteonError,
     OutOfResourcesError,
     StaleTransition,
@@ -33,6 +35,7 @@ from osteon.errors import (
 )
 from osteon.pipeline.commitment import Commitments
 from osteon.pipeline.intake import Intake
+from osteon.pipeline.proof import record
 from osteon.pipeline.table import commitments
 from osteon.pipeline.table.connection import Row, Table
 from osteon.results.commitment import (
@@ -40,9 +43,11 @@ from osteon.results.commitment import (
     PUSH_MODEL_INSTANCE,
     REQUEST_STORAGE_COMMITMENT,
     check_answer,
+    decode_report,
     decode_request,
     encode_report,
 )
+from osteon.scp.access import is_source
 from osteon.scp.contexts import is_storage
 from osteon.scp.reporter import Reporter
 
@@ -58,6 +63,7 @@ NO_SUCH_SOP_INSTANCE = 0x0112
 INVALID_ARGUMENT_VALUE = 0x0115
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 NO_SUCH_ACTION = 0x0123
+NOT_AUTHORIZED = 0x0124
 RESOURCE_LIMITATION = 0x0213
 
 EVT_ANSWERED = evt.NotificationEvent("EVT_ANSWERED", "An N-ACTION response was sent")
@@ -103,6 +109,7 @@ class CommitmentScp:
     """
 
     def __init__(self, settings: Settings, table: Table, intake: Intake) -> None:
+        self._settings = settings
         self._commitments = Commitments(table, is_storage)
         self._intake = intake
         self._asked: dict[Association, _Asked] = {}
@@ -116,17 +123,19 @@ class CommitmentScp:
         return (
             (evt.EVT_N_ACTION, self._on_action),
             (EVT_ANSWERED, self._on_answered),
+            (evt.EVT_N_EVENT_REPORT, self._on_report),
             (evt.EVT_DIMSE_RECV, self._on_message),
         )
 
     @property
     def is_alive(self) -> bool:
-        """Whether reports are sent."""
-        return self._reporter.is_alive()
+        """Whether reports are sent, where they are to be."""
+        return self._reporter.is_alive() or not self._settings.scp.commitment
 
     def start(self) -> None:
         """Report what is due, in a thread of its own."""
-        self._reporter.start()
+        if self._settings.scp.commitment:
+            self._reporter.start()
 
     def stop(self, timeout_s: float) -> None:
         """Send no more reports; what is unreported is so after the next start."""
@@ -153,6 +162,8 @@ class CommitmentScp:
         try:
             if event.context.abstract_syntax != PUSH_MODEL:
                 status = SOP_CLASS_NOT_SUPPORTED
+            elif not self._may_ask(event.assoc.requestor):
+                status = NOT_AUTHORIZED
             elif request.ActionTypeID != REQUEST_STORAGE_COMMITMENT:
                 status = NO_SUCH_ACTION
             elif request.RequestedSOPInstanceUID != PUSH_MODEL_INSTANCE:
@@ -174,6 +185,30 @@ class CommitmentScp:
                 why=why,
             )
         return status, None
+
+    def _may_ask(self, caller: Any) -> bool:
+        calling = caller.primitive.calling_ae_title.strip()
+        address = str(caller.address_info.address)
+        return self._settings.scp.commitment and is_source(self._settings, calling, address)
+
+    def _on_report(self, event: Any) -> tuple[int, None]:
+        """Record what a destination says of an instance that it was asked for."""
+        information = event.request.EventInformation
+        calling = event.assoc.requestor.primitive.calling_ae_title.strip()
+        try:
+            if event.context.abstract_syntax != PUSH_MODEL:
+                return SOP_CLASS_NOT_SUPPORTED, None
+            raw = b"" if information is None else information.getvalue()
+            report = decode_report(raw, str(event.context.transfer_syntax))
+            record(self._commitments.table, report)
+        except (UnparseableError, NotFoundError) as error:
+            log.warning("report refused", calling_ae_title=calling, why=error.message)
+            return INVALID_ARGUMENT_VALUE, None
+        except OsteonError as error:
+            log.warning("report not on record", calling_ae_title=calling, why=error.message)
+            return PROCESSING_FAILURE, None
+        log.info("storage commitment heard", calling_ae_title=calling, failed=len(report.failed))
+        return SUCCESS, None
 
     def _accept(self, event: Any) -> None:
         """Put a request on record."""

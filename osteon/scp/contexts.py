@@ -89,7 +89,11 @@ def is_storage(sop_class_uid: str) -> bool:
 
 
 def supported_contexts(
-    proposed: Iterable[tuple[str, Iterable[str]]], *, commitment: bool = False
+    proposed: Iterable[tuple[str, Iterable[str]]],
+    *,
+    storage: bool = True,
+    commitment: bool = False,
+    reports: bool = False,
 ) -> list[PresentationContext]:
     """Return the contexts to negotiate with one peer.
 
@@ -98,8 +102,10 @@ def supported_contexts(
     proposed : iterable of (str, iterable of str)
         Abstract syntax and offered transfer syntaxes of each proposed context; an abstract syntax
         may come several times.
-    commitment : bool
-        Whether storage commitment is accepted as well.
+    storage : bool
+        Whether storage is accepted.
+    commitment, reports : bool
+        Whether the peer may ask for storage commitment, and report it as SCP (PS3.7 D.3.3.4).
 
     Returns
     -------
@@ -113,13 +119,15 @@ def supported_contexts(
     """
     offered: dict[str, set[str]] = {}
     for abstract_syntax, transfer_syntaxes in proposed:
-        if abstract_syntax == Verification or is_storage(abstract_syntax):
+        if abstract_syntax == Verification or (storage and is_storage(abstract_syntax)):
             offered.setdefault(abstract_syntax, set()).update(transfer_syntaxes)
     known = ((a, sorted(filter(carries_data_set, s), key=preference)) for a, s in offered.items())
     # A context without a common syntax is kept, so that the peer is told this reason.
     contexts = [build_context(a, syntaxes or [ImplicitVRLittleEndian]) for a, syntaxes in known]
-    if commitment:
+    if commitment or reports:
         contexts.append(build_context(PUSH_MODEL, list(TRANSFER_SYNTAXES)))
+        if reports:
+            contexts[-1].scu_role = contexts[-1].scp_role = True
     return contexts
 
 

@@ -32,7 +32,10 @@ def run_receive(settings: Settings, stop: threading.Event) -> None:
         The listener has died; whoever supervises starts the role again.
     """
     table = open_table(settings.data_dir)
-    commitments = open_table(settings.data_dir) if settings.scp.commitment else None
+    wanted = settings.scp.commitment or any(
+        settings.hears(d.ae_title) for d in settings.destination
+    )
+    commitments = open_table(settings.data_dir) if wanted else None
     try:
         intake = Intake(settings, table)
         commitment = None if commitments is None else CommitmentScp(settings, commitments, intake)

@@ -37,7 +37,7 @@ class Receiver:
     intake : Intake
         Makes instances durable.
     commitment : CommitmentScp, optional
-        Storage commitment, where it is given; it starts and stops with the receiver.
+        Storage commitment, where it is given or asked for; it starts and stops with the receiver.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Storage commitment with Orthanc: it stores in the node, asks, leaves, and hears what is held."""
+"""Storage commitment with Orthanc, both ways: each stores in the other, asks, and is told."""
 
 from collections.abc import Iterator
 from io import BytesIO
@@ -6,13 +6,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom.dataset import FileMetaDataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from osteon.config.settings import DestinationSettings
+from osteon.errors import DeliveryError
+from osteon.pipeline.delivery import peer_of
+from osteon.pipeline.proof import COMMITTED, Prover
+from osteon.results.scu import store
 from tests.acceptance.parts import Orthanc
-from tests.dicom_peer import CT, ct_slice
-from tests.integration.test_commitment import receive_role
+from tests.dicom_peer import CT, ct_slice, loopback_settings
+from tests.integration.test_commitment import committing_node, receive_role
 from tests.tools import free_port, wait_until
+
+
+def ct_file(number: int) -> Dataset:
+    """A CT slice that can be saved as a Part 10 file."""
+    ds = ct_slice(number)
+    ds["PixelData"].VR = "OW"
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return ds
 
 
 @pytest.fixture
@@ -49,13 +63,29 @@ def test_orthanc_is_told_what_the_node_does_not_hold(pacs: Orthanc) -> None:
     assert (failure["SOPInstanceUID"], failure["FailureReason"]) == ("1.2.3.4.5", 0x0112)
 
 
+@pytest.mark.parametrize("how", ["auto", "commitment"])
+def test_orthanc_keeps_what_the_node_has_sent(tmp_path: Path, how: str) -> None:
+    """It answers, and reports on an association of its own to the receiver."""
+    settings = loopback_settings(tmp_path / "data")
+    with Orthanc(tmp_path / "pacs") as pacs:
+        to = DestinationSettings(
+            name="pacs", ae_title="PACS", host="127.0.0.1", port=pacs.dicom_port, proof=how
+        )
+        peer = {"AET": "OSTEON", "Host": "127.0.0.1", "Port": settings.scp.port}
+        pacs.http.put("/modalities/osteon", json=peer).raise_for_status()
+        with committing_node(settings.model_copy(update={"destination": [to]})) as node:
+            path = tmp_path / "1.dcm"
+            ct_file(1).save_as(path, enforce_file_format=True)
+            destination = peer_of(to, "OSTEON")
+            with pytest.raises(DeliveryError, match="does not keep it"):
+                Prover(node.table).prove(to, destination, path)
+            store(destination, [path])
+            assert Prover(node.table).prove(to, destination, path) == COMMITTED
+
+
 def _sent_on(pacs: Orthanc, number: int) -> str:
     """Give Orthanc an instance, let it send it to the node, and return its UID."""
-    ds = ct_slice(number)
-    ds["PixelData"].VR = "OW"
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    buffer = BytesIO()
+    ds, buffer = ct_file(number), BytesIO()
     ds.save_as(buffer, enforce_file_format=True)
     created = pacs.http.post("/instances", content=buffer.getvalue()).raise_for_status().json()
     pacs.http.post("/modalities/osteon/store", json=[created["ID"]]).raise_for_status()

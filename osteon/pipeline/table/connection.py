@@ -53,6 +53,11 @@ def _0002_commitment(db: Database) -> None:
     _run(db, "0002_commitment.sql")
 
 
+@migrations()
+def _0003_proof(db: Database) -> None:
+    _run(db, "0003_proof.sql")
+
+
 def _run(db: Database, file: str) -> None:
     statement = ""
     for line in resources.files(__package__).joinpath(file).read_text().splitlines():
