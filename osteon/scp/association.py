@@ -32,6 +32,7 @@ _INVALID_PDU = "Evt19"  # Unrecognized or invalid PDU, PS3.8 9.2
 # What pynetdicom and pydicom raise on PDUs and command sets that are malformed.
 MALFORMED = (
     ArithmeticError,
+    AssertionError,
     AttributeError,
     BytesLengthException,
     EOFError,
