@@ -147,8 +147,9 @@ class Dispatcher:
 
     @property
     def finished(self) -> bool:
-        """Whether a stage is over and not yet on record."""
-        return any(future.done() for future in self._running) or self._ahead.finished
+        """Whether a stage is over and not yet on record, or a slot has come free for a job."""
+        over = any(future.done() for future in self._running) or self._ahead.finished
+        return over or (self._waiting > 0 and self._engine.free > 0)
 
     def next_due(self) -> float | None:
         """Return when `watch_running` has something to do, in seconds since 1970."""
