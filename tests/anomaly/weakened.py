@@ -1,0 +1,78 @@
+"""Receivers with one safeguard taken out: a crash test that does not catch them proves nothing.
+
+    python -m tests.anomaly.weakened KIND serve --role receive
+
+Used by the tests and the benchmark of faults; nothing of the product knows of it.
+"""
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from osteon.cli.main import main
+from osteon.pipeline import spool
+from osteon.pipeline.intake import Intake
+from osteon.pipeline.table.connection import Table
+
+LATE_S = 0.05
+
+
+def _replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    setattr(owner, name, make(getattr(owner, name)))  # An AttributeError where it is gone.
+
+
+def lazy_table() -> None:
+    """SQLite leaves its log to be written when the kernel likes."""
+
+    def make(original: Any) -> Any:
+        def opened(self: Any, *args: Any, **kwargs: Any) -> None:
+            original(self, *args, **kwargs)
+            self.change("PRAGMA synchronous=NORMAL")
+
+        return opened
+
+    _replace(Table, "__init__", make)
+
+
+def no_folder_sync() -> None:
+    """The names of new files are left to the kernel."""
+    _replace(spool, "_sync_folder", lambda _: lambda folder: None)
+
+
+def no_data_sync() -> None:
+    """The bytes of new files are left to the kernel."""
+    _replace(spool.Draft, "sync", lambda _: lambda self: self._close())
+
+
+def late_record() -> None:
+    """The answer goes out before the row is there."""
+
+    def make(original: Any) -> Any:
+        def later(self: Any, batch: Any) -> list[bool]:
+            timer = threading.Timer(LATE_S, original, (self, batch))
+            timer.daemon = True
+            timer.start()
+            return [True for _ in batch]  # All of them are new.
+
+        return later
+
+    _replace(Intake, "_commit", make)
+
+
+KINDS = {
+    "lazy-table": lazy_table,
+    "no-folder-sync": no_folder_sync,
+    "no-data-sync": no_data_sync,
+    "late-record": late_record,
+}
+
+
+def entry(kind: str) -> tuple[str, ...]:
+    """What Python runs for a weakened receiver."""
+    return ("-m", "tests.anomaly.weakened", kind)
+
+
+if __name__ == "__main__":
+    KINDS[sys.argv.pop(1)]()
+    main()
