@@ -134,6 +134,7 @@ class Disk:
             "ftruncate": self._truncated,
             "fsync": self._synced,
             "fdatasync": self._synced,
+            "sync_file_range": lambda _: None,  # It promises nothing, sync_file_range(2).
             "mkdir": lambda call: self._made(call.arguments[0]),
             "mkdirat": lambda call: self._made(call.arguments[1]),
             "rename": lambda call: self._renamed(call.arguments[0], call.arguments[1]),

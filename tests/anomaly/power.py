@@ -19,13 +19,14 @@ from osteon.pipeline.table.connection import open_table
 from osteon.pipeline.table.reception import Origin
 from tests.anomaly.disk import Cut, Disk
 from tests.anomaly.evidence import broken_promises, left_behind
-from tests.anomaly.role import PRODUCT, Role
+from tests.anomaly.role import PRODUCT, Role, RoleError
 from tests.anomaly.sender import SUCCESS, Factory, Instance, Ledger, send_all
 from tests.anomaly.trace import Call, data, read_calls, recorder, vectors
 from tests.dicom_peer import CT, EXPLICIT, _elements
 
 DATA = "data"
 SENDERS = 3
+RESTARTED = 20  # After one cut of so many the role itself is started.
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,11 @@ class Recording:
     def cuts(self, count: int, seed: int, scratch: Path) -> Iterator[Verdict]:
         """Cut the power so many times, at moments spread over all that was done.
 
-        After each cut the disk is opened as the role does when it starts.
+        After each cut the disk is opened as the role does when it starts; after some, by the role.
         """
         chance = random.Random(seed)
         chosen = _spread(self._moments(), count, chance)
-        disk, answers = Disk(self.folder), _Answers(self.sent)
+        disk, answers, numbers = Disk(self.folder), _Answers(self.sent), itertools.count()
         for at, call in enumerate(self.calls):
             disk.apply(call)
             answers.apply(call)
@@ -83,7 +84,8 @@ class Recording:
             folder = scratch / "cut"
             disk.image(folder, cut, seed=chance.randrange(2**32))
             where = f"cut after call {at} of {len(self.calls)} ({call.name}), {cut} survives"
-            broken = _judge(folder / DATA, answers.acknowledged)
+            broken = _restarted(folder / DATA) if next(numbers) % RESTARTED == 0 else []
+            broken += _judge(folder / DATA, answers.acknowledged)
             yield Verdict(where, len(answers.acknowledged), broken)
             shutil.rmtree(folder)
 
@@ -154,6 +156,16 @@ def _spread(moments: list[int], count: int, chance: random.Random) -> set[int]:
     count = min(count, len(moments))
     edges = [round(n * len(moments) / count) for n in range(count + 1)]
     return {moments[chance.randrange(a, b)] for a, b in itertools.pairwise(edges)}
+
+
+def _restarted(data_dir: Path) -> list[str]:
+    """Start the role on the disk, and crash it."""
+    try:
+        with Role(data_dir) as role:
+            role.start()
+    except RoleError as error:
+        return [f"the role does not start again: {error}"]
+    return []
 
 
 def _judge(data_dir: Path, acknowledged: set[tuple[str, str]]) -> list[str]:
