@@ -5,6 +5,7 @@ where its library lives.
 
     OsteonError
     ├── ConfigError              a setting is wrong; nothing was started
+    │   └── UnavailableError     a port, lock or folder cannot be had now; starting again may help
     ├── ReceptionError           an instance was not taken
     │   ├── OutOfResourcesError  disk reserve, full disk, full table, backlog: try again later
     │   ├── MismatchError        the data set's UIDs differ from the command's
@@ -55,6 +56,13 @@ class ConfigError(OsteonError):
     """A setting is wrong: the message names file, key and cure."""
 
     exit_code = 2
+
+
+class UnavailableError(ConfigError):
+    """A port, a lock or a folder cannot be had now: starting again later may succeed."""
+
+    retryable = True
+    exit_code = 11
 
 
 class ReceptionError(OsteonError):

@@ -18,7 +18,7 @@ from types import FrameType
 
 import structlog
 
-from osteon.errors import ConfigError
+from osteon.errors import ConfigError, UnavailableError
 
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 10.0
 SETTLED_S = 60.0  # A child that lived this long starts over with the first backoff.
@@ -38,6 +38,7 @@ class Child:
     started: float = 0.0
     start_at: float = 0.0
     backoff_s: float = BACKOFF_FIRST_S
+    restarts: int = 0
 
 
 @dataclass
@@ -153,6 +154,8 @@ def _reap(children: Sequence[Child]) -> None:
         child.process = None
         if code == ConfigError.exit_code:
             raise ConfigError(f"the role {child.role} does not start with this configuration")
+        if code == UnavailableError.exit_code and not child.restarts:
+            raise UnavailableError(f"the role {child.role} cannot start now")
         _restart_later(child, f"exit code {code}")
 
 
@@ -162,6 +165,7 @@ def _restart_later(child: Child, why: str) -> None:
         child.backoff_s = BACKOFF_FIRST_S
     child.start_at = now + child.backoff_s
     log.error("role ended", child=child.role, why=why, restart_in_s=child.backoff_s)
+    child.restarts += 1
     child.backoff_s = min(2 * child.backoff_s, BACKOFF_MAX_S)
 
 

@@ -13,7 +13,7 @@ import structlog
 import uvicorn
 
 from osteon.config.settings import HttpSettings, Settings
-from osteon.errors import ConfigError
+from osteon.errors import UnavailableError
 from osteon.http.app import create_app
 from osteon.pipeline.intake import Intake
 from osteon.pipeline.table.connection import open_table
@@ -34,7 +34,7 @@ def run_http(settings: Settings, stop: threading.Event) -> None:
 
     Raises
     ------
-    ConfigError
+    UnavailableError
         The address cannot be listened on, or the token file is wrong.
     """
     with (
@@ -95,7 +95,7 @@ def _listen(settings: HttpSettings) -> socket.socket:
     try:
         sock = socket.create_server((settings.host, settings.port), family=family, backlog=128)
     except OSError as error:
-        raise ConfigError(
+        raise UnavailableError(
             f"http: {settings.host}:{settings.port} cannot be listened on: {error.strerror}:"
             " choose another http.host or http.port"
         ) from error

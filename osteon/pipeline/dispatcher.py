@@ -6,6 +6,7 @@ transitions and published results leave. The observer calls it at every tick; no
 
 import random
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -251,15 +252,15 @@ class Dispatcher:
         reason = running.killed or (error.message if isinstance(error, OsteonError) else str(error))
         log.warning("stage failed", job=job["id"], stage=job["stage"], why=reason)
         if isinstance(error, VolumeError):
-            jobs.reject(table, job, reason)
+            self._end(jobs.reject, job, reason)
         elif isinstance(error, OsteonError) and not error.retryable:
-            jobs.fail(table, job, reason)
+            self._end(jobs.fail, job, reason)
         elif self._is_disk_full(error):
             why = f"waits for disk space: {reason}"
             not_before = table.clock() + DISK_WAIT_S
             jobs.retry(table, job, running.attempt, not_before, why, counts=False)
         elif job["failures"] + 1 >= self._limits.attempts_max:
-            jobs.fail(table, job, self._gave_up(job["stage"], reason))
+            self._end(jobs.fail, job, self._gave_up(job["stage"], reason))
         else:
             wait_s = backoff_s(
                 job["failures"] + 1, first_s=RETRY_FIRST_S, max_s=RETRY_MAX_S, jitter=self._jitter
@@ -267,6 +268,15 @@ class Dispatcher:
             jobs.retry(
                 table, job, running.attempt, table.clock() + wait_s, f"tries again: {reason}"
             )
+
+    def _end(self, event: Callable[[Table, Row, str], None], job: Row, reason: str) -> None:
+        """End a job without a result; the one that made way for it goes on."""
+        with self._table.write():
+            event(self._table, job, reason)
+            earlier = jobs.made_way_for(self._table, job)
+            if earlier is not None:
+                why = f"job {job['id']} came to nothing: waits for the throttler"
+                jobs.restore(self._table, earlier, why)
 
     def _is_disk_full(self, error: BaseException) -> bool:
         """Whether the disk is full without this job, whose files are removed by now."""

@@ -7,6 +7,7 @@ must not when it raises.
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from osteon.config.settings import Settings
 from osteon.errors import OutOfResourcesError
@@ -162,16 +163,32 @@ class Intake:
         """Make a sealed instance visible and put it on record, unless it is held already."""
         header, sha256 = sealed.header, sealed.sha256
         path = self._spool.path_of(header.series_instance_uid, sha256)
+        size = sealed.draft.size
+        held = self._held_size(path)
         # Its name is its content: without a file of this name no look at the table is needed.
-        held = (self._table.data_dir / path).exists() and (
-            reception.find_instance(self._table, header, sha256) is not None
-        )
-        if not held:
+        row = None if held is None else reception.find_instance(self._table, header, sha256)
+        if row is None or size == row["size"] or held != row["size"]:
+            # Of a duplicate, too: whatever has befallen the file since, it is whole again.
             self._spool.publish(sealed.draft, path)
-            syntax, size = sealed.meta.transfer_syntax_uid, sealed.draft.size
+            if row is not None and size != row["size"]:
+                reception.resize_instance(self._table, row, size)
+        if row is None:
+            syntax = sealed.meta.transfer_syntax_uid
             received = Received(header, syntax, sha256, str(path), size)
-            held = not self._commits.run((origin, received))
-        return Stored(header.sop_instance_uid, header.series_instance_uid, str(path), held)
+            new = self._commits.run((origin, received))
+        return Stored(
+            header.sop_instance_uid,
+            header.series_instance_uid,
+            str(path),
+            duplicate=row is not None or not new,
+        )
+
+    def _held_size(self, path: Path) -> int | None:
+        """Return the size of a spool file, or None where it is not there."""
+        try:
+            return (self._table.data_dir / path).stat().st_size
+        except OSError:
+            return None
 
     def _commit(self, batch: Sequence[tuple[Origin, Received]]) -> list[bool]:
         """Put instances on record in one transaction, and return which of them are new."""

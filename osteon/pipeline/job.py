@@ -65,6 +65,7 @@ class Event(StrEnum):
     REJECT = "reject"  # the observer: the input cannot be processed
     CANCEL = "cancel"  # a person
     SUPERSEDE = "supersede"  # the observer: a newer generation is complete
+    RESTORE = "restore"  # the observer: what took its place has come to nothing
     RERUN = "rerun"  # a person: run the same input again
 
 
@@ -86,6 +87,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.WAITING, Event.SUPERSEDE): State.SUPERSEDED,
     (State.RUNNING, Event.SUPERSEDE): State.SUPERSEDED,
     (State.BACKOFF, Event.SUPERSEDE): State.SUPERSEDED,
+    (State.SUPERSEDED, Event.RESTORE): State.WAITING,
     (State.DONE, Event.RERUN): State.WAITING,
     (State.FAILED, Event.RERUN): State.WAITING,
     (State.REJECTED, Event.RERUN): State.WAITING,

@@ -20,7 +20,7 @@ from osteon.pipeline.table import holdings, reception
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.reception import Origin, Received
 
-SETTLED_S = 60.0  # A younger file without a row may be one that is just being received.
+SETTLED_S = 5.0  # A younger file without a row may be one that is just being received.
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from osteon.errors import ConfigError
+from osteon.errors import UnavailableError
 
 WORK = "work"
 LOCK_WAIT_S = 5.0
@@ -22,7 +22,7 @@ def hold(data_dir: Path, stop: threading.Event) -> int:
 
     Raises
     ------
-    ConfigError
+    UnavailableError
         Another process has held it for 5 s, or this one was told to stop meanwhile.
     """
     folder = data_dir / WORK
@@ -35,7 +35,7 @@ def hold(data_dir: Path, stop: threading.Event) -> int:
         except BlockingIOError as error:
             if time.monotonic() > deadline or stop.wait(_ASK_AGAIN_S):
                 os.close(descriptor)
-                raise ConfigError(
+                raise UnavailableError(
                     f"data_dir: another process works on {data_dir}: stop it first"
                 ) from error
         else:

@@ -14,7 +14,7 @@ from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Verification
 
 from osteon.config.settings import Settings
-from osteon.errors import ConfigError
+from osteon.errors import UnavailableError
 from osteon.pipeline.intake import Intake
 from osteon.results.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from osteon.scp.acceptor import Acceptor
@@ -95,7 +95,7 @@ class Receiver:
                 tls=self._tls,
             )
         except OSError as error:
-            raise ConfigError(
+            raise UnavailableError(
                 f"scp.host, scp.port: cannot listen on {address[0]} port {address[1]}:"
                 f" {error.strerror}"
             ) from error

@@ -25,7 +25,12 @@ class _Process(ABC):
     def __init__(self, http_port: int) -> None:
         self.process: subprocess.Popen[bytes] | None = None
         self.http_port = http_port
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{http_port}", timeout=30.0)
+        # Without connections that are kept: the server closes idle ones, and programs die here.
+        self.http = httpx.Client(
+            base_url=f"http://127.0.0.1:{http_port}",
+            timeout=30.0,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
 
     @abstractmethod
     def run(self) -> None:

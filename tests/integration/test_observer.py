@@ -12,7 +12,7 @@ from pydicom import dcmread
 from structlog.testing import capture_logs
 
 from osteon.config.settings import Settings
-from osteon.errors import ModelError, StageError, VolumeError
+from osteon.errors import ModelError, StageError, StaleTransition, VolumeError
 from osteon.pipeline import dispatcher
 from osteon.pipeline.job import Stage
 from osteon.pipeline.request import StageReport, StageRequest
@@ -265,6 +265,35 @@ def test_what_is_no_volume_is_rejected_with_its_reason(make):
     assert node.tick_until_state("rejected")["reason"] == "two slices at z = 4 mm"
     assert views.predict(node.table, "1")["status"] == "rejected"
     assert not (node.data_dir / "work" / "1").exists()
+
+
+def test_what_made_way_for_a_bad_generation_goes_on(make):
+    """A damaged late slice takes nothing away: the generation before it is delivered after all."""
+    script = Script(prediction=["hang", VolumeError("pixel data is damaged")])
+    node = make(script)
+    node.receive(range(1, 4))
+    node.tick_until(script.entered.is_set)
+    node.receive([4])
+    node.tick_until(lambda: len(node.jobs()) == 2 and node.job(1)["state"] == "superseded")
+    script.release.set()
+    node.tick_until(lambda: node.job(2)["state"] == "rejected")
+    job = node.tick_until_state("done", 1)
+    assert "restore" in node.events(1)
+    assert job["attempt"] > 1
+    result = node.table.row("SELECT * FROM result WHERE job_id = 1 AND kind = 'seg'")
+    assert result["superseded"] is None
+
+
+def test_a_superseded_result_is_not_made_again(make):
+    """It would be sent to the PACS behind the newer one."""
+    node = make()
+    node.receive(range(1, 4))
+    node.tick_until_state("done", 1)
+    node.receive([4])
+    node.tick_until_state("done", 2)
+    with pytest.raises(StaleTransition, match="superseded"):
+        job_table.rerun(node.table, job_table.get(node.table, 1), "ada")
+    assert "superseded by a newer generation" in views.predict(node.table, "1")["reason"]
 
 
 def test_a_failed_attempt_is_tried_again_after_its_backoff(make):

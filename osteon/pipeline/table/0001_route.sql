@@ -51,7 +51,7 @@ CREATE TABLE instance (
     position             TEXT,                  -- JSON [x, y, z] mm, PS3.3 C.7.6.2
     orientation          TEXT,                  -- JSON, six cosines
     received             REAL NOT NULL,
-    UNIQUE (sop_instance_uid, series_instance_uid, sha256)
+    UNIQUE (sop_instance_uid, series_instance_uid, sha256, generation)
 ) STRICT;
 CREATE INDEX instance_series ON instance (series_instance_uid, generation);
 

@@ -17,7 +17,7 @@ from typing import Any
 from pysqlite3 import dbapi2 as sqlite3
 from sqlite_utils import Database, Migrations
 
-from osteon.errors import ConfigError, OutOfResourcesError, TableError
+from osteon.errors import ConfigError, OutOfResourcesError, TableError, UnavailableError
 
 FILE_NAME = "osteon.sqlite"
 SQLITE_MIN = (3, 51, 3)  # Older releases can corrupt a WAL database when two checkpoints meet.
@@ -152,7 +152,9 @@ def open_table(data_dir: Path, *, clock: Callable[[], float] = time.time) -> Tab
     Raises
     ------
     ConfigError
-        SQLite is too old, or the data directory is on a network file system or not writable.
+        SQLite is too old, or the data directory is on a network file system.
+    UnavailableError
+        The data directory cannot be created or written, perhaps because it is not mounted yet.
     """
     if sqlite3.sqlite_version_info < SQLITE_MIN:
         raise ConfigError(
@@ -162,9 +164,11 @@ def open_table(data_dir: Path, *, clock: Callable[[], float] = time.time) -> Tab
     try:
         _make_durably(data_dir.absolute())
     except OSError as error:
-        raise ConfigError(f"data_dir: {data_dir} cannot be created: {error.strerror}") from error
+        raise UnavailableError(
+            f"data_dir: {data_dir} cannot be created: {error.strerror}"
+        ) from error
     if not os.access(data_dir, os.W_OK):
-        raise ConfigError(f"data_dir: {data_dir} is not writable: check its owner")
+        raise UnavailableError(f"data_dir: {data_dir} is not writable: check its owner")
     kind = file_system_of(data_dir)
     if kind in NETWORK_FILE_SYSTEMS:
         raise ConfigError(f"data_dir: {data_dir} is on {kind}: name a folder on a local disk")

@@ -320,6 +320,22 @@ def supersede(table: Table, job: Row, why: str) -> None:
         _cancel_deliveries(table, job, why)
 
 
+def made_way_for(table: Table, job: Row) -> Row | None:
+    """Return the job of the last earlier generation that was superseded by this one, or None."""
+    return table.row(
+        "SELECT job.* FROM job JOIN series AS old ON old.id = job.series_id"
+        " JOIN series AS new ON new.id = ? AND old.generation < new.generation"
+        " AND old.series_instance_uid = new.series_instance_uid"
+        " WHERE job.route = ? AND job.state = 'superseded' ORDER BY old.generation DESC LIMIT 1",
+        (job["series_id"], job["route"]),
+    )
+
+
+def restore(table: Table, job: Row, why: str) -> None:
+    """Let a superseded job go on: what took its place has come to nothing."""
+    _move(table, job, Event.RESTORE, who="observer", why=why, stage=Stage.ADMISSION)
+
+
 def cancel(table: Table, job: Row, who: str) -> None:
     """Stop a job for a person."""
     with table.write():
@@ -333,8 +349,14 @@ def rerun(table: Table, job: Row, who: str) -> None:
     Raises
     ------
     StaleTransition
-        It is not over, or no route took it, so that there is nothing to run.
+        It is not over, a newer generation's result has taken the place of its own, or no route
+        took it, so that there is nothing to run.
     """
+    if table.row("SELECT 1 FROM result WHERE job_id = ? AND superseded IS NOT NULL", (job["id"],)):
+        raise StaleTransition(
+            f"job {job['id']} is of an earlier generation, whose result is superseded:"
+            " run the newest job of its series again"
+        )
     if not job["model"]:
         raise StaleTransition(f"job {job['id']} was taken by no route: {job['reason']}")
     with table.write():

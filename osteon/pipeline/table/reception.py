@@ -57,12 +57,20 @@ def close_association(table: Table, association_id: int, outcome: str) -> None:
 
 
 def find_instance(table: Table, header: Header, sha256: str) -> Row | None:
-    """Return the row of an instance that was received before with the same bytes."""
+    """Return the row of an instance whose present version has these bytes, or None.
+
+    Bytes that were held before, and then replaced by others, are news when they come again.
+    """
     return table.row(
-        "SELECT * FROM instance WHERE sop_instance_uid = ? AND series_instance_uid = ?"
-        " AND sha256 = ?",
+        "SELECT * FROM instance WHERE sha256 = ?3 AND id = (SELECT max(id) FROM instance"
+        " WHERE sop_instance_uid = ?1 AND series_instance_uid = ?2)",
         (header.sop_instance_uid, header.series_instance_uid, sha256),
     )
+
+
+def resize_instance(table: Table, row: Row, size: int) -> None:
+    """Record that a damaged file was written anew, perhaps with another sender's header."""
+    table.change("UPDATE instance SET size = ? WHERE path = ?", (size, row["path"]))
 
 
 def add_instance(table: Table, origin: Origin, received: Received, *, quiet_s: float) -> bool:
@@ -84,12 +92,13 @@ def add_instance(table: Table, origin: Origin, received: Received, *, quiet_s: f
     """
     header, now = received.header, table.clock()
     with table.write():
+        if find_instance(table, header, received.sha256) is not None:
+            return False
         generation = _join_generation(table, header, now, now + quiet_s)
         if generation is None:
-            if find_instance(table, header, received.sha256) is not None:
-                return False
             generation = _open_generation(table, origin, header, quiet_s)
-        return _insert_instance(table, origin, received, generation, now)
+        _insert_instance(table, origin, received, generation, now)
+        return True
 
 
 def _join_generation(table: Table, header: Header, now: float, due: float) -> int | None:
@@ -149,13 +158,14 @@ def _open_generation(table: Table, origin: Origin, header: Header, quiet_s: floa
 
 def _insert_instance(
     table: Table, origin: Origin, received: Received, generation: int, now: float
-) -> bool:
+) -> None:
     header = received.header
-    inserted = table.change(
-        "INSERT INTO instance (sop_instance_uid, sha256, sop_class_uid, transfer_syntax_uid,"
-        " series_instance_uid, generation, association_id, path, size, instance_number,"
-        " position, orientation, received) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (sop_instance_uid, series_instance_uid, sha256) DO NOTHING",
+    # The newest row wins: within a generation that is still open, an older one makes way.
+    table.change(
+        "INSERT OR REPLACE INTO instance (sop_instance_uid, sha256, sop_class_uid,"
+        " transfer_syntax_uid, series_instance_uid, generation, association_id, path, size,"
+        " instance_number, position, orientation, received)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             header.sop_instance_uid,
             received.sha256,
@@ -172,4 +182,3 @@ def _insert_instance(
             now,
         ),
     )
-    return bool(inserted)

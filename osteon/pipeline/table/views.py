@@ -15,7 +15,14 @@ from osteon.pipeline.table.connection import Row, Table
 INPUTS, RESULTS = "inputs", "results"
 _JOBS = (
     "SELECT job.*, series.series_instance_uid, series.study_instance_uid, series.generation,"
-    " series.instances, series.accession_number, series.patient_id, series.modality"
+    " series.instances, series.accession_number, series.patient_id, series.modality,"
+    " (SELECT group_concat(destination || ': ' || delivery.reason ||"
+    " iif(delivery.state = 'waiting', '; next attempt ' ||"
+    " strftime('%Y-%m-%dT%H:%M:%SZ', not_before, 'unixepoch'), ''), '; ')"
+    " FROM delivery JOIN result ON result.id = result_id WHERE job_id = job.id"
+    " AND delivery.state IN ('waiting', 'sending') AND delivery.reason <> '') AS undelivered,"
+    " EXISTS (SELECT 1 FROM result WHERE job_id = job.id AND superseded IS NOT NULL)"
+    " AS is_superseded"
     " FROM job JOIN series ON series.id = job.series_id"
 )
 
@@ -233,6 +240,7 @@ def _predict_series(series: Row) -> dict[str, Any]:
 
 def _summary(job: Row) -> dict[str, Any]:
     stage, state = Stage(job["stage"]), State(job["state"])
+    status = status_of(stage, state)
     return {
         "id": str(job["id"]),
         "series_instance_uid": job["series_instance_uid"],
@@ -242,11 +250,11 @@ def _summary(job: Row) -> dict[str, Any]:
         "model": job["model"],
         "source": job["calling_ae_title"],
         "modality": job["modality"],
-        "status": status_of(stage, state),
+        "status": status,
         "stage": stage,
         "state": state,
         "progress": progress_of(stage, state),
-        "reason": job["reason"],
+        "reason": _reason_of(job, status),
         "instances": job["instances"],
         "attempt": job["attempt"],
         "created": iso(job["created"]),
@@ -277,6 +285,13 @@ def _predict_job(table: Table, job: Row) -> dict[str, Any]:
         ],
         "segments": json.loads(job["segments"]),
     }
+
+
+def _reason_of(job: Row, status: Status) -> str:
+    if status is Status.DELIVERING and job["undelivered"]:
+        return str(job["undelivered"])
+    superseded = "; superseded by a newer generation" if job["is_superseded"] else ""
+    return f"{job['reason']}{superseded}"
 
 
 def _delivery(delivery: Row) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from osteon.pipeline.intake import Intake
 from osteon.pipeline.part10 import decode_header
 from osteon.pipeline.table.connection import open_table
 from osteon.pipeline.table.reception import Origin
+from osteon.pipeline.table.series import input_of
 from tests.pipeline_parts import SCANNER, HandClock, ct_slice, store, store_slices
 
 
@@ -111,16 +112,56 @@ def test_counts_and_due_times_follow_what_arrives(door):
     assert series["due"] == series["last"] + 5.0
 
 
-def test_a_duplicate_writes_nothing(door):
+def test_a_duplicate_changes_nothing(door):
     store_slices(door.intake, [1])
     before = (door.rows("series"), door.rows("instance"))
     (file,) = door.files()
-    stamp = file.stat().st_mtime_ns
+    content = file.read_bytes()
     door.clock.advance(3.0)
     (again,) = store_slices(door.intake, [1])
     assert again.duplicate
     assert (door.rows("series"), door.rows("instance")) == before
-    assert door.files()[0].stat().st_mtime_ns == stamp
+    assert door.files() == [file]
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("damage", [b"", b"half of it", None])
+def test_a_duplicate_mends_a_file_that_was_damaged(door, damage):
+    (first,) = store_slices(door.intake, [1])
+    file = door.data_dir / first.path
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-4] + b"oops" if damage is None else damage)
+    (again,) = store_slices(door.intake, [1])
+    assert again.duplicate
+    assert file.read_bytes() == whole
+
+
+def test_a_damaged_file_is_mended_by_another_sender(door):
+    (first,) = store_slices(door.intake, [1])
+    file = door.data_dir / first.path
+    file.write_bytes(b"half of it")
+    other = door.intake.open_association("ARCHIVE", "OSTEON", "127.0.0.1")
+    store_slices(door.intake, [1], origin=other)
+    (row,) = door.rows("instance")
+    assert file.stat().st_size == row["size"]
+    assert file.read_bytes().endswith(ct_slice(1))
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_what_was_replaced_is_news_when_it_comes_again(door, complete):
+    """Versions A, B, A: the last one wins, in an open generation as in the next one."""
+    for patient in ("A", "B", "A"):
+        (stored,) = store_slices(door.intake, [1], PatientID=patient)
+        assert not stored.duplicate
+        if complete:
+            door.table.change("UPDATE series SET state = 'complete'")
+    series = door.rows("series")[-1]
+    assert series["generation"] == (3 if complete else 1)
+    assert series["instances"] == 1
+    (held,) = input_of(door.table, series)
+    assert held["path"] == stored.path
+    (again,) = store_slices(door.intake, [1], PatientID="A")
+    assert again.duplicate
 
 
 def test_a_duplicate_whose_file_is_lost_is_written_again(door):

@@ -44,7 +44,7 @@ MAY_HAPPEN = {
     State.FAILED: {Event.RERUN},
     State.REJECTED: {Event.RERUN},
     State.CANCELLED: {Event.RERUN},
-    State.SUPERSEDED: set(),
+    State.SUPERSEDED: {Event.RESTORE},
 }
 
 
@@ -53,9 +53,10 @@ def test_full_product_of_states_and_events(state, event):
     assert (next_state(state, event) is not None) == (event in MAY_HAPPEN[state])
 
 
-def test_only_a_person_leaves_a_final_state():
-    leaving = {event for (state, event) in TRANSITIONS if state.final}
-    assert leaving == {Event.RERUN}
+def test_only_a_person_leaves_a_final_state_and_the_observer_what_was_superseded():
+    leaving = {(state, event) for (state, event) in TRANSITIONS if state.final}
+    assert {event for state, event in leaving if state is not State.SUPERSEDED} == {Event.RERUN}
+    assert {event for state, event in leaving if state is State.SUPERSEDED} == {Event.RESTORE}
     assert {state for state in State if not state.final} == UNFINISHED
 
 

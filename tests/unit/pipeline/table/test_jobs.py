@@ -32,6 +32,7 @@ CALLS = {
     Event.REJECT: lambda t, j: jobs.reject(t, j, "why"),
     Event.CANCEL: lambda t, j: jobs.cancel(t, j, "ada"),
     Event.SUPERSEDE: lambda t, j: jobs.supersede(t, j, "why"),
+    Event.RESTORE: lambda t, j: jobs.restore(t, j, "why"),
     Event.RERUN: lambda t, j: jobs.rerun(t, j, "ada"),
 }
 
