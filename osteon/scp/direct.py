@@ -146,7 +146,8 @@ class DirectAssociation(Association):  # type: ignore[misc] # as above
         self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout
         self._started_dul = True
         bound_waits(sock, min(ae.network_timeout, WAIT_S), SEND_S)
-        self._inbox = Inbox(sock)
+        self._inbox = Inbox(sock, self._settle)
+        self._messages: Messages | None = None
         self.set_socket(DirectSocket(self, sock))
         self._store = (begin_store, count_store, instance_bytes_max)
 
@@ -162,11 +163,13 @@ class DirectAssociation(Association):  # type: ignore[misc] # as above
                 self.dul.raise_event(_CONNECTION_CLOSED)
         except MALFORMED as error:
             log.warning("a PDU was malformed", address=address_of(self), why=repr(error)[:200])
+        finally:
+            self._inbox.close()
 
     def _run_reactor(self) -> None:
         """Take what comes until the association is no longer established."""
         begin_store, count_store, instance_bytes_max = self._store
-        messages = Messages(
+        self._messages = messages = Messages(
             self._accepted_cx,
             begin_store,
             count_store,
@@ -177,7 +180,8 @@ class DirectAssociation(Association):  # type: ignore[misc] # as above
         try:
             while dul.state_machine.current_state == _DATA_TRANSFER:
                 self._guard(self._receive, messages)
-                if dul.to_provider_queue.queue:  # Another thread has left an A-ABORT.
+                # Another thread has left an A-ABORT, or a response could not be sent.
+                if dul.to_provider_queue.queue or dul.event_queue.queue:
                     dul.pump()
                 if dul.to_user_queue.queue:
                     self._heed()
@@ -231,6 +235,11 @@ class DirectAssociation(Association):  # type: ignore[misc] # as above
             response = messages.fragment(context_id, control, size - 2, inbox, deadline)
             if response:
                 self.dul.socket.send(response)
+                inbox.rewind()
+
+    def _settle(self) -> None:
+        if self._messages is not None:
+            self._messages.settle()
 
     def _heed(self) -> None:
         """Act on a release or an abort that the state machine tells of, as pynetdicom does."""

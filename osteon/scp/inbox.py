@@ -1,15 +1,18 @@
 """What a peer sends, read in large pieces into one buffer that is used again and again.
 
-A connected socket enters; views of the buffer leave, valid until the next call. Nothing is copied
-but the few bytes of a header that came in two pieces. Used by ``direct.py``.
+A connected socket enters; views of the buffer leave. Nothing is copied but the few bytes of a
+header that came in two pieces. Used by ``direct.py``.
 """
 
+import mmap
 import socket
 import time
+from collections.abc import Callable
+from contextlib import suppress
 
 from osteon.scp.transport import QUICKACK
 
-BUFFER_BYTES = 256 * 1024
+BUFFER_BYTES = 2**20  # A CT slice of 512 by 512 is half of it.
 
 
 class Inbox:
@@ -19,26 +22,39 @@ class Inbox:
     ----------
     sock : socket.socket
         The connection; its time-out says how late a deadline may be noticed.
+    before_reuse : callable
+        Called before bytes are overwritten that were given away since the last `rewind`.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, before_reuse: Callable[[], None]) -> None:
         self._sock = sock
-        self._buffer = bytearray(BUFFER_BYTES)
+        self._before_reuse = before_reuse
+        # Anonymous memory costs nothing until it is written to: most associations need little.
+        self._buffer = mmap.mmap(-1, BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._low = self._high = 0
+
+    def close(self) -> None:
+        """Give the memory back now, since the collector of garbage does not see how much it is."""
+        self._view.release()
+        with suppress(BufferError):  # A traceback may hold a view.
+            self._buffer.close()
 
     def wait(self, deadline: float) -> None:
         """Wait for the first byte of what comes next; errors as in `some`."""
         if self._low == self._high:
             self._receive(deadline)
 
+    def rewind(self) -> None:
+        """Begin at the start again, since nothing that was given away is needed any more."""
+        if self._low == self._high:
+            self._low = self._high = 0
+
     def take(self, count: int, deadline: float) -> memoryview:
         """Return exactly so many bytes, at most `BUFFER_BYTES`; errors as in `some`."""
         while self._high - self._low < count:
             if self._low + count > BUFFER_BYTES:
-                held = self._high - self._low
-                self._buffer[:held] = self._buffer[self._low : self._high]
-                self._low, self._high = 0, held
+                self._reuse()
             self._receive(deadline)
         self._low += count
         return self._view[self._low - count : self._low]
@@ -66,9 +82,15 @@ class Inbox:
         self._low = min(low + count, self._high)
         return self._view[low : self._low]
 
+    def _reuse(self) -> None:
+        self._before_reuse()
+        held = self._high - self._low
+        self._view[:held] = bytes(self._view[self._low : self._high])
+        self._low, self._high = 0, held
+
     def _receive(self, deadline: float) -> None:
-        if self._low == self._high:
-            self._low = self._high = 0
+        if self._high == BUFFER_BYTES:
+            self._reuse()
         while True:
             try:
                 received = self._sock.recv_into(self._view[self._high :])

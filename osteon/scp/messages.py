@@ -90,6 +90,8 @@ class Messages:
     ) -> bytes:
         """Take a fragment and return the PDUs of a response, or nothing.
 
+        Its bytes must stay as they are until `settle` or the end of the message.
+
         Parameters
         ----------
         context_id, control, count : int
@@ -120,6 +122,11 @@ class Messages:
         if not control & _LAST:
             return b""
         return self._end_data() if self._command is not None else self._end_command()
+
+    def settle(self) -> None:
+        """Have done with the fragments taken, so that their memory may be used again."""
+        if self._reception is not None:
+            self._reception.settle()
 
     def drop(self) -> None:
         """Forget a message that will not come to its end."""

@@ -122,10 +122,15 @@ class Reception:
         self._arrival = self._attempt(begin)
 
     def write(self, part: memoryview) -> None:
-        """Take the next bytes of the data set."""
+        """Take the next bytes of the data set; they must stay as they are until `settle`."""
         self._size += len(part)
         if self._arrival is not None:
             self._attempt(self._write, self._arrival, part)
+
+    def settle(self) -> None:
+        """Have done with what was written, so that its memory may be used again."""
+        if self._arrival is not None:
+            self._attempt(self._arrival.settle)
 
     def finish(self) -> Answer:
         """Take the end of the data set and return what to answer."""

@@ -24,6 +24,7 @@ from tests.dicom_peer import (
     Node,
     RawPeer,
     associate_request,
+    both_ways,  # noqa: F401 - runs the module twice
     ct_slice,
     encoded,
     item,

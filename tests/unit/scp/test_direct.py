@@ -20,6 +20,7 @@ from pynetdicom.transport import AddressInformation
 from osteon.scp.association import introduce
 from osteon.scp.direct import DirectAssociation
 from tests.dicom_peer import CT, EXPLICIT, associate_request
+from tests.tools import wait_until
 
 RELEASE = bytes.fromhex("05000000000400000000")
 ABORT = bytes.fromhex("07000000000400000000")
@@ -64,7 +65,7 @@ def served() -> Iterator[Served]:
 
 def test_it_negotiates_and_serves_without_a_thread_of_pynetdicom(served: Served) -> None:
     assert served.far.recv(1000)[:1] == b"\x02"  # A-ASSOCIATE-AC
-    assert served.assoc.is_established
+    wait_until(lambda: served.assoc.is_established)
     assert set(served.assoc._accepted_cx) == {1}
     assert served.assoc.requestor.maximum_length == 16384
     assert served.assoc.dul.state_machine.current_state == "Sta6"
