@@ -29,7 +29,7 @@ def describe(folder: Path) -> dict[str, Any]:
     return {
         "cpu": model.group(1).strip() if model else "?",
         "cores": os.cpu_count(),
-        "kernel": platform.release(),
+        "kernel": platform.release().split("-")[0],
         "file_system": max(above)[1],
         "python": platform.python_version(),
         "versions": versions,

@@ -187,7 +187,11 @@ def _as_condition(value: Any) -> Any:
 
 
 class RouteSettings(_Section):
-    """Which series becomes a job, of which model, for whom."""
+    """Which series becomes a job, of which model, for whom.
+
+    Where none is listed, one route named `bone` takes every series of Modality CT with two
+    instances or more whose Image Type is not LOCALIZER, to every destination with `deliver = true`.
+    """
 
     name: Name = Field(description="Name of the route.")
     model: str = Field("builtin:bone", description="Model that the series is run through.")

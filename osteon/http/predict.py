@@ -36,7 +36,7 @@ class JobView(BaseModel):
     progress: float = Field(ge=0, le=1)
     reason: str = Field(description="What it waits for, or why it failed, in words.")
     instances: int = Field(description="Number of instances held.")
-    attempt: int
+    attempt: int = Field(description="Grows with every stage that a worker takes; no failures.")
     created: str = Field(description="ISO 8601, UTC.")
     updated: str
 

@@ -216,9 +216,10 @@ class Dispatcher:
     def _finish(self, running: _Running, report: StageReport) -> None:
         job, table = running.job, self._table
         own = table.data_dir / WORK / str(job["id"]) / str(running.attempt)
+        why = f"{report.why} in {report.seconds:.1f} s"
         if running.out != own:  # It was run ahead, and what follows it there may be reading it.
             running.out = link_files(running.out, own)
-        why = f"{report.why} in {report.seconds:.1f} s"
+            why += ", ahead"
         log.info("stage finished", job=job["id"], stage=job["stage"], why=why)
         if job["stage"] != Stage.ENCODE:
             output = running.out.relative_to(table.data_dir)

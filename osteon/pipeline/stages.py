@@ -7,7 +7,7 @@ process, and by ``osteon run`` without any node. Models and the last volume stay
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -89,7 +89,7 @@ def _boneseg(request: StageRequest) -> tuple[str, dict[str, Any]]:
         raise VolumeError(f"{model.name} found nothing in {len(volume.frames)} slices")
     _save_array(request.out / LABELS, labels_zyx)
     _save_json(request.out / SEGMENTS, [asdict(segment) for segment in segments])
-    return f"combined into {len(segments)} segments", {}
+    return f"combined into {_count(segments)}", {}
 
 
 def _encode(request: StageRequest) -> tuple[str, dict[str, Any]]:
@@ -128,7 +128,7 @@ def _encode(request: StageRequest) -> tuple[str, dict[str, Any]]:
         ],
         "files": {name: _facts_of(request.out / name) for name in (SEG, PREVIEW)},
     }
-    return f"encoded and checked a Segmentation of {len(segments)} segments", facts
+    return f"encoded and checked a Segmentation of {_count(segments)}", facts
 
 
 _STAGES: dict[Stage, Callable[[StageRequest], tuple[str, dict[str, Any]]]] = {
@@ -136,6 +136,10 @@ _STAGES: dict[Stage, Callable[[StageRequest], tuple[str, dict[str, Any]]]] = {
     Stage.BONESEG: _boneseg,
     Stage.ENCODE: _encode,
 }
+
+
+def _count(segments: Sequence[Segment]) -> str:
+    return "1 segment" if len(segments) == 1 else f"{len(segments)} segments"
 
 
 def _save_array(path: Path, array_zyx: NDArray[Any]) -> None:
