@@ -62,7 +62,7 @@ def show(caught: dict[str, Catch], seed: int, seconds: float) -> None:
         answers = ", ".join(f"{answer} {n}" for answer, n in catch.answers.most_common(8))
         memory = f"{catch.base_kib / 1024:.0f} → {catch.most_kib / 1024:.0f} MiB"
         table.add_row(kind, f"{catch.sent}", f"{catch.slowest_s:.2f} s", memory, answers)
-    Console().print(table)
+    Console(width=100).print(table)
 
 
 def main() -> int:

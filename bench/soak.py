@@ -127,7 +127,7 @@ def show(soak: Soak) -> None:
     for s in soak.samples:
         row = s.associations, s.associations * INSTANCES, round(s.seconds)
         table.add_row(*map(str, (*row, round(s.memory_kib / 1024, 1), s.descriptors, s.threads)))
-    Console().print(table)
+    Console(width=100).print(table)
 
 
 def main() -> int:

@@ -175,6 +175,8 @@ class Disk:
         *folders, name = path.removeprefix(self._prefix).split("/")
         at = self._root
         for part in folders:
+            if part not in at.now:  # The thread that made it has not been heard of yet.
+                at.change({part: Folder()})
             node = at.now[part]
             assert isinstance(node, Folder), path
             at = node
@@ -230,7 +232,7 @@ class Disk:
 
     def _made(self, quoted: str) -> None:
         found = self._find(quoted)
-        if found is not None:
+        if found is not None and found[1] not in found[0].now:
             found[0].change({found[1]: Folder()})
 
     def _renamed(self, old: str, new: str) -> None:

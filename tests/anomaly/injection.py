@@ -15,7 +15,14 @@ from pathlib import Path
 from tests.anomaly.evidence import broken_promises, left_behind
 from tests.anomaly.power import Recording, Verdict
 from tests.anomaly.role import PRODUCT, Role, RoleError
-from tests.anomaly.sender import Factory, Ledger, Sender, send_all, wait_until_served
+from tests.anomaly.sender import (
+    Factory,
+    Ledger,
+    NotServedError,
+    Sender,
+    send_all,
+    wait_until_served,
+)
 from tests.anomaly.trace import KILL, injected, injections, killer
 from tests.tools import wait_until
 
@@ -119,18 +126,21 @@ class Trial:
         role.kill()
         try:
             role.start()
-        except RoleError as error:
-            broken.append(f"it does not start again: {error}")
-            self.close()
-        else:
             broken += [f"left behind: {path.name}" for path in left_behind(role.data_dir)]
-            self._ledger.add([wait_until_served(role.port, self._factory.series(1)[0], RESUMES_S)])
+            self._serve(role)
             broken += broken_promises(role.data_dir, self._ledger.acknowledged)
+        except (RoleError, NotServedError) as error:
+            broken.append(f"after a new start: {error}")
         if broken:
             self.close()  # The next fault shall not be blamed for it.
-        if not happened:
+        elif not happened:
             return None
         return Verdict(str(fault), len(self._ledger.acknowledged) - before, broken)
+
+    def _serve(self, role: Role) -> None:
+        """Store one instance; the role must be able to."""
+        instance = self._factory.series(1)[0]
+        self._ledger.add([wait_until_served(role.port, instance, RESUMES_S)])
 
     def _prepared(self, fault: Fault) -> Role:
         if self._role is None or self._faults % FRESH_AFTER == 0 or fault.at_start:
@@ -167,7 +177,10 @@ class Trial:
             return happened, []
         if not role.runs():
             return True, ["the role ended"]
-        self._ledger.add([wait_until_served(role.port, self._factory.series(1)[0], RESUMES_S)])
+        try:
+            self._serve(role)
+        except NotServedError as error:
+            return True, [f"after the fault: {error}"]
         return injections(log) > 0, ledger.unexpected()
 
     def _kill_among(self, role: Role, batches: Sequence[Sequence], answers: int) -> list[Sender]:

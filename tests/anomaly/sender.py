@@ -14,12 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tests.dicom_peer import AbortedError, RawPeer, RejectedError, ct_slice, encoded
-from tests.tools import wait_until
 
 SUCCESS = 0x0000  # PS3.4 Table B.2-1
 OUT_OF_RESOURCES = 0xA700
 CONGESTED = (2, 3, 1)  # Rejected transient, temporary congestion, PS3.8 9.3.4
 ANSWER_S = 60.0
+
+
+class NotServedError(Exception):
+    """The receiver takes nothing, long after it should."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +121,19 @@ def send_all(port: int, batches: Iterable[Sequence[Instance]]) -> list[Sender]:
 
 
 def wait_until_served(port: int, instance: Instance, timeout_s: float) -> Sender:
-    """Send one instance again and again until it is taken; fail at the deadline."""
+    """Send one instance again and again until it is taken.
 
-    def served() -> Sender | None:
+    Raises
+    ------
+    NotServedError
+        It is not taken in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
         sender = send_all(port, [[instance]])[0]
-        return sender if [status for _, status in sender.answered] == [SUCCESS] else None
-
-    found = wait_until(served, timeout_s, every_s=0.1)
-    assert found is not None
-    return found
+        if [status for _, status in sender.answered] == [SUCCESS]:
+            return sender
+        if time.monotonic() > deadline:
+            said = [f"{status:#06x}" for _, status in sender.answered] or sender.rejection
+            raise NotServedError(f"not served after {timeout_s:g} s: {said}")
+        time.sleep(0.1)

@@ -22,6 +22,7 @@ RECORDED = (
     "renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,rmdir,mkdir,mkdirat,mmap,sendto,"
     "sendmsg,sendmmsg"
 )
+_EARLY = frozenset({"close", "sendto", "sendmsg", "sendmmsg"})
 _LINE = re.compile(r"(\d+) +(?:<\.\.\. )?(\w+)(\(| resumed>)(.*)", re.DOTALL)
 _RESULT = re.compile(r"\) += (-?\d+|\?)(?:<[^>]*>)?(?:\(deleted\))?(?: .*)?$")
 _UNFINISHED = " <unfinished ...>"
@@ -97,7 +98,8 @@ def read_calls(log: Path) -> Iterator[Call]:
     """Read a recording; calls that failed are left out.
 
     A call of several lines stands where it ended, since only then it has taken effect. What is
-    sent to a peer may have reached it before the call ends, so it stands where it began.
+    sent to a peer may have reached it before the call ends, and the number of a closed descriptor
+    may be another thread's by then, so these stand where they began.
     """
     begun: dict[int, str] = {}
     with log.open(encoding="ascii", errors="replace") as lines:
@@ -106,14 +108,14 @@ def read_calls(log: Path) -> Iterator[Call]:
             if match is None:
                 continue  # A signal, or the end of a thread.
             thread, name, kind, rest = int(match[1]), match[2], match[3], match[4]
-            sends = name.startswith("send") and name != "sendfile"
+            is_early = name in _EARLY
             if rest.endswith(_UNFINISHED):
                 begun[thread] = rest.removesuffix(_UNFINISHED)
-                if sends:
+                if is_early:
                     yield Call(thread, name, _split(begun[thread].rstrip(", ")), 0, is_start=True)
                 continue
             if kind != "(":
-                if sends:
+                if is_early:
                     begun.pop(thread, None)
                     continue
                 rest = begun.pop(thread, "") + rest
