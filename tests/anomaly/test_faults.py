@@ -16,7 +16,7 @@ from tests.anomaly.evidence import broken_promises
 from tests.anomaly.injection import INSTANCES, Fault, Trial, crashes, errors, kills, starts
 from tests.anomaly.power import Recording, record
 from tests.anomaly.sender import SUCCESS
-from tests.anomaly.trace import Call
+from tests.anomaly.trace import Call, read_calls
 from tests.tools import require_tool
 
 SEED = 20
@@ -96,6 +96,25 @@ def test_a_torn_file_is_caught(tmp_path: Path) -> None:
 
 def _hex(text: str) -> str:
     return '"' + "".join(f"\\x{byte:02x}" for byte in text.encode()) + '"'
+
+
+def test_a_call_counts_when_it_takes_effect(tmp_path: Path) -> None:
+    """Of two threads: a closed number is free at once, synced is only what came back."""
+    path = _hex("/d/a")
+    (tmp_path / "log").write_text(
+        "1  close(7</d/old> <unfinished ...>\n"
+        f"2  openat(AT_FDCWD</>, {path}, O_RDWR) = 7</d/a>\n"
+        "1  <... close resumed>)              = 0\n"
+        f"2  fsync(7<{path}> <unfinished ...>\n"
+        f"1  unlink({path}) = -1 ENOENT (No such file or directory)\n"
+        '1  sendto(5<TCP:[127.0.0.1:1->127.0.0.1:2]>, "\\x04", 1, 0, NULL, 0 <unfinished ...>\n'
+        "2  <... fsync resumed>)              = 0\n"
+        "1  <... sendto resumed>)             = 1\n"
+        "2  +++ exited with 0 +++\n"
+    )
+    calls = [(call.thread, call.name) for call in read_calls(tmp_path / "log")]
+
+    assert calls == [(1, "close"), (2, "openat"), (1, "sendto"), (2, "fsync")]
 
 
 @pytest.mark.parametrize(
