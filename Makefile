@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check bench bench-bones bench-receive bench-route format docs clean
+.PHONY: demo test check bench bench-bones bench-receive bench-route bench-faults bench-fuzz bench-soak format docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,15 @@ bench-receive: $(STAMP)  ## the receiver beside pynetdicom, DCMTK and Orthanc; <
 
 bench-route: $(STAMP)  ## from the last slice to the PACS, beside Orthanc with a script
 	$(BIN)/python bench/route.py $(if $(CHECK),--check)
+
+bench-faults: $(STAMP)  ## kills, power cuts and I/O errors; nightly with FAULTS=1000
+	$(BIN)/python bench/faults.py --faults $(or $(FAULTS),100)
+
+bench-fuzz: $(STAMP)  ## malformed PDUs and data sets
+	$(BIN)/python bench/fuzz.py
+
+bench-soak: $(STAMP)  ## 5,000 associations, 50,000 instances
+	$(BIN)/python bench/soak.py
 
 bench-bones: $(STAMP)  ## the bone model beside plain thresholds; DATA=folder of labelled series
 	$(BIN)/python bench/bones.py --data "$(DATA)"
