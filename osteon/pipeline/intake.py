@@ -13,7 +13,7 @@ from osteon.config.settings import Settings
 from osteon.errors import OutOfResourcesError
 from osteon.pipeline.arrival import Arrival, Sealed, Stored
 from osteon.pipeline.commit import GroupCommit
-from osteon.pipeline.index import check_uid
+from osteon.pipeline.index import Header, check_uid
 from osteon.pipeline.part10 import FileMeta
 from osteon.pipeline.spool import Spool, free_bytes
 from osteon.pipeline.table import reception, views
@@ -176,12 +176,21 @@ class Intake:
             syntax = sealed.meta.transfer_syntax_uid
             received = Received(header, syntax, sha256, str(path), size)
             new = self._commits.run((origin, received))
+            if not new:
+                self._agree_on_size(path, header, sha256)
         return Stored(
             header.sop_instance_uid,
             header.series_instance_uid,
             str(path),
             duplicate=row is not None or not new,
         )
+
+    def _agree_on_size(self, path: Path, header: Header, sha256: str) -> None:
+        """Where two senders brought the same bytes at once, the row follows the file that won."""
+        row = reception.find_instance(self._table, header, sha256)
+        held = self._held_size(path)
+        if row is not None and held is not None and held != row["size"]:
+            reception.resize_instance(self._table, row, held)
 
     def _held_size(self, path: Path) -> int | None:
         """Return the size of a spool file, or None where it is not there."""

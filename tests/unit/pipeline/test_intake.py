@@ -433,3 +433,19 @@ def test_unparseable_answers_c000(door):
     with pytest.raises(UnparseableError) as caught:
         store(door.intake, b"no data set at all, just text", uid="1.2.3")
     assert caught.value.dimse_status == 0xC000
+
+
+def test_two_senders_of_the_same_bytes_at_once_leave_row_and_file_of_one_size(door):
+    origins = [
+        door.intake.open_association(title, "OSTEON", "127.0.0.1") for title in ("CT1", "ARCHIVE16")
+    ]
+    for number in range(20):
+        with ThreadPoolExecutor(2) as senders:
+            list(
+                senders.map(
+                    lambda origin, n=number: store_slices(door.intake, [n], origin=origin), origins
+                )
+            )
+    for row in door.rows("instance"):
+        assert (door.data_dir / row["path"]).stat().st_size == row["size"]
+    assert len(door.rows("instance")) == 20
