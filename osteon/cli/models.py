@@ -8,7 +8,7 @@ import numpy as np
 
 from osteon.cli.options import config_option, example, json_option, settings_in_force
 from osteon.cli.output import write_json, write_table
-from osteon.errors import NotFoundError
+from osteon.errors import ModelError
 
 if TYPE_CHECKING:
     from osteon.pipeline.modelspec import ModelSpec
@@ -48,7 +48,7 @@ def show(name: str, as_json: bool) -> None:
     """Show what a model takes and which segments it gives."""
     spec = next((spec for spec in _specs() if spec.name == name), None)
     if spec is None:
-        raise NotFoundError(f"no model {name!r}: see `osteon models list`")
+        raise ModelError(f"no model {name!r}: see `osteon models list`")
     if as_json:
         write_json(spec.model_dump(mode="json"))
         return

@@ -118,7 +118,7 @@ def test_every_exit_code_of_the_error_tree_is_documented() -> None:
         (["config", "show", "--config", "/nowhere.toml"], 2, "osteon: /nowhere.toml: no such file"),
         (["jobs", "list"], 2, "osteon: no job table in data: start `osteon serve`"),
         (["verify"], 2, "osteon: no spool in data"),
-        (["models", "show", "nobody"], 5, "osteon: no model 'nobody'"),
+        (["models", "show", "nobody"], 8, "osteon: no model 'nobody'"),
         (["models", "verify", "nobody"], 8, "osteon: no model 'nobody'"),
         (["echo", "nobody"], 5, "osteon: no destination 'nobody'"),
         (["run", ".", "-o", "out"], 5, "osteon: .: no files there"),
