@@ -17,7 +17,7 @@ from osteon.pipeline.completeness import Slice, Verdict, judge
 from osteon.pipeline.intake import GIGABYTE
 from osteon.pipeline.routes import Candidate, choose, decide
 from osteon.pipeline.spool import free_bytes
-from osteon.pipeline.table import jobs, series
+from osteon.pipeline.table import jobs, lines, series
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.series import NewJob
 from osteon.pipeline.throttler import Limits, Waiting, admit
@@ -37,9 +37,9 @@ def judge_series(settings: Settings, table: Table, row: Row) -> None:
 def admit_waiting(settings: Settings, table: Table) -> None:
     """Let in the jobs that the throttler says, and write down what the others wait for."""
     running_max = settings.pipeline.running_max
-    inside = jobs.admitted_by_source(table)
+    inside = lines.admitted_by_source(table)
     room = max(1, running_max - sum(inside.values()))
-    heads = {head["id"]: head for head in jobs.heads_of_lines(table, room)}
+    heads = {head["id"]: head for head in lines.heads_of_lines(table, room)}
     if not heads:
         return
     waiting = [Waiting(h["id"], h["calling_ae_title"], h["priority"]) for h in heads.values()]
@@ -48,7 +48,7 @@ def admit_waiting(settings: Settings, table: Table) -> None:
         free_bytes_min=int(settings.pipeline.disk_reserve_gb * GIGABYTE),
         weights={source.ae_title: source.weight for source in settings.source},
     )
-    served = jobs.last_admitted(table, {job.source for job in waiting})
+    served = lines.last_admitted(table, {job.source for job in waiting})
     answer = admit(waiting, inside, free_bytes(table.data_dir), limits, served)
     for job_id in answer.admitted:
         with suppress(StaleTransition):  # A person has cancelled it meanwhile.
@@ -109,7 +109,7 @@ def _open_until(settings: Settings, table: Table, sibling: Row, now: float) -> f
 def _supersede_earlier(table: Table, row: Row, job: NewJob) -> None:
     if job.rejected is not None:
         return  # Nothing takes the place of what the earlier generation became.
-    for earlier in jobs.earlier_unfinished(table, row, job.route):
+    for earlier in lines.earlier_unfinished(table, row, job.route):
         jobs.supersede(table, earlier, f"superseded by generation {row['generation']}")
 
 

@@ -16,7 +16,7 @@ from osteon.config.settings import DestinationSettings, Settings
 from osteon.errors import DeliveryRefusedError, OsteonError, StaleTransition
 from osteon.pipeline.backoff import JITTER, backoff_s
 from osteon.pipeline.proof import Prover
-from osteon.pipeline.table import deliveries, jobs
+from osteon.pipeline.table import deliveries, jobs, lines
 from osteon.pipeline.table.connection import Row, Table
 from osteon.results.scu import Destination, store
 
@@ -67,7 +67,7 @@ class Delivery:
             with suppress(StaleTransition):  # A person has cancelled it meanwhile.
                 deliveries.claim(self._table, delivery)
                 self._sending[name] = (self._pool.submit(self._send, delivery), delivery)
-        for job in jobs.all_delivered(self._table):
+        for job in lines.all_delivered(self._table):
             with suppress(StaleTransition):
                 self._end(job)
 

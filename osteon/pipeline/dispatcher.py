@@ -30,7 +30,7 @@ from osteon.pipeline.intake import GIGABYTE
 from osteon.pipeline.job import Stage, State
 from osteon.pipeline.request import StageReport, StageRequest
 from osteon.pipeline.spool import free_bytes, link_files, move_durably
-from osteon.pipeline.table import jobs, series
+from osteon.pipeline.table import jobs, lines, series
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.jobs import NewResult
 from osteon.pipeline.worker import failure_of
@@ -76,7 +76,7 @@ class Dispatcher:
 
     def rescue_all(self) -> int:
         """Take back, at start, every job that the last dispatcher had running."""
-        orphans = jobs.running(self._table)
+        orphans = lines.running(self._table)
         for job in orphans:
             self._rescue(job, "the node stopped while it ran")
         for folder in (self._table.data_dir / WORK).glob("*"):
@@ -93,7 +93,7 @@ class Dispatcher:
     def dispatch(self) -> None:
         """Claim a waiting job for every free slot, and every one whose stage was run ahead."""
         self._waiting = 0
-        for job in jobs.ready(self._table, self._engine.slots):
+        for job in lines.ready(self._table, self._engine.slots):
             begun = self._ahead.take(job)
             if begun is None and not self._engine.free:
                 self._waiting += 1
@@ -120,7 +120,7 @@ class Dispatcher:
     def watch_running(self) -> None:
         """Renew leases; kill what ran past its deadline or is no longer wanted."""
         now = self._table.clock()
-        wanted = {(job["id"], job["attempt"]) for job in jobs.running(self._table)}
+        wanted = {(job["id"], job["attempt"]) for job in lines.running(self._table)}
         for future, running in self._running.items():
             if running.killed:
                 self._engine.kill(future)  # Again, until its future says that it is gone.
@@ -133,7 +133,7 @@ class Dispatcher:
                 jobs.renew(self._table, running.job["id"], running.attempt, self._limits.lease_s)
                 running.renew_at = now + self._limits.lease_s / RENEWALS_PER_LEASE
         held = {(running.job["id"], running.attempt) for running in self._running.values()}
-        for job in jobs.lapsed(self._table):
+        for job in lines.lapsed(self._table):
             if (job["id"], job["attempt"]) not in held:
                 with suppress(StaleTransition):
                     self._rescue(job, "its lease lapsed")
@@ -195,7 +195,7 @@ class Dispatcher:
             inputs=tuple(folder / row["path"] for row in series.input_of(table, of)),
             outputs={
                 Stage(stage): folder / path
-                for stage, path in jobs.outputs(table, job["id"]).items()
+                for stage, path in lines.outputs(table, job["id"]).items()
             },
             model=job["model"],
             models_dir=self._limits.models_dir,
@@ -274,7 +274,7 @@ class Dispatcher:
         """End a job without a result; the one that made way for it goes on."""
         with self._table.write():
             event(self._table, job, reason)
-            earlier = jobs.made_way_for(self._table, job)
+            earlier = lines.made_way_for(self._table, job)
             if earlier is not None:
                 why = f"job {job['id']} came to nothing: waits for the throttler"
                 jobs.restore(self._table, earlier, why)

@@ -16,7 +16,7 @@ from osteon.pipeline.admission import admit_waiting, judge_series
 from osteon.pipeline.delivery import Delivery
 from osteon.pipeline.dispatcher import Dispatcher
 from osteon.pipeline.engine import Engine
-from osteon.pipeline.table import deliveries, jobs, series
+from osteon.pipeline.table import deliveries, jobs, lines, series
 from osteon.pipeline.table.connection import Table
 
 POLL_S = 0.03  # How often another process' commit is looked for.
@@ -77,7 +77,7 @@ class Observer:
         """Return when something is due that nobody announces, in seconds since 1970."""
         times = (
             series.next_due(self._table),
-            jobs.next_resume(self._table),
+            lines.next_resume(self._table),
             self._dispatcher.next_due(),
             self._delivery.next_due(),
         )

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from osteon.errors import StaleTransition
-from osteon.pipeline.table import deliveries, jobs
+from osteon.pipeline.table import deliveries, jobs, lines
 from osteon.pipeline.table.deliveries import FINAL, TRANSITIONS
 from tests.unit.pipeline.table.rows import delivering
 
@@ -124,10 +124,10 @@ def test_what_a_killed_process_was_sending_is_taken_back(table, clock):
 def test_a_job_is_over_when_nothing_is_under_way(table):
     delivering(table, destinations='["pacs", "archive"]')
     kept = delivering(table, uid="1.2", destinations="[]")
-    assert [job["id"] for job in jobs.all_delivered(table)] == [kept["id"]]
+    assert [job["id"] for job in lines.all_delivered(table)] == [kept["id"]]
     table.change("UPDATE delivery SET state = 'delivered' WHERE id = 1")
     table.change("UPDATE delivery SET state = 'sending' WHERE id = 2")
-    assert [job["id"] for job in jobs.all_delivered(table)] == [kept["id"]]
+    assert [job["id"] for job in lines.all_delivered(table)] == [kept["id"]]
     table.change("UPDATE delivery SET state = 'refused' WHERE id = 2")
-    assert len(jobs.all_delivered(table)) == 2
+    assert len(lines.all_delivered(table)) == 2
     assert [d["state"] for d in deliveries.of_job(table, 1)] == ["delivered", "refused"]

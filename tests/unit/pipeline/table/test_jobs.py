@@ -7,7 +7,7 @@ import pytest
 
 from osteon.errors import NotFoundError, StaleTransition
 from osteon.pipeline.job import STAGES_OF, Event, Stage, State, next_state
-from osteon.pipeline.table import jobs
+from osteon.pipeline.table import jobs, lines
 from tests.unit.pipeline.table.rows import (
     add_job,
     add_series,
@@ -114,10 +114,10 @@ def test_only_the_current_attempt_is_accepted(table, clock):
     ):
         with pytest.raises(StaleTransition):
             late()
-    assert jobs.outputs(table, 1) == {}
+    assert lines.outputs(table, 1) == {}
     assert table.rows("SELECT * FROM result") == []
     jobs.finish(table, jobs.get(table, 1), 2, "work/1/2", "done")
-    assert jobs.outputs(table, 1) == {"prediction": "work/1/2"}
+    assert lines.outputs(table, 1) == {"prediction": "work/1/2"}
 
 
 def test_a_claim_takes_a_lease_that_is_renewed(table, clock):
@@ -128,9 +128,9 @@ def test_a_claim_takes_a_lease_that_is_renewed(table, clock):
     assert jobs.get(table, 1)["lease_until"] == clock.now + 60
     jobs.renew(table, 1, 7, 600.0)
     assert jobs.get(table, 1)["lease_until"] == clock.now + 60
-    assert jobs.lapsed(table) == []
+    assert lines.lapsed(table) == []
     clock.advance(60.1)
-    assert [row["id"] for row in jobs.lapsed(table)] == [1]
+    assert [row["id"] for row in lines.lapsed(table)] == [1]
     jobs.cancel(table, jobs.get(table, 1), "ada")
     jobs.renew(table, 1, 1, 60.0)
     assert jobs.get(table, 1)["lease_until"] is None
@@ -237,15 +237,15 @@ def test_heads_of_lines_are_the_first_of_every_source(table):
     urgent = add_job(table, "1.9.9", source="RESEARCH", priority=0)
     upload = add_job(table, "1.7.1", source="")
     at_prediction(table, uid="1.6.1", source="INSIDE")
-    heads = jobs.heads_of_lines(table, 2)
+    heads = lines.heads_of_lines(table, 2)
     assert [(h["calling_ae_title"], h["id"]) for h in heads] == [
         ("", upload["id"]),
         ("CT1", 7),
         ("RESEARCH", urgent["id"]),
         ("RESEARCH", 1),
     ]
-    assert jobs.admitted_by_source(table) == {"INSIDE": 1}
-    assert jobs.last_admitted(table, {"INSIDE", "CT1"}) == {"INSIDE": table.clock()}
+    assert lines.admitted_by_source(table) == {"INSIDE": 1}
+    assert lines.last_admitted(table, {"INSIDE", "CT1"}) == {"INSIDE": table.clock()}
 
 
 def test_ready_jobs_are_the_most_urgent_and_among_them_the_furthest(table):
@@ -254,23 +254,23 @@ def test_ready_jobs_are_the_most_urgent_and_among_them_the_furthest(table):
     jobs.finish(table, far, far["attempt"], "work/2/1", "done")
     urgent = at_prediction(table, uid="1.3", priority=0)
     add_job(table, "1.4", priority=0)
-    ids = [job["id"] for job in jobs.ready(table, 10)]
+    ids = [job["id"] for job in lines.ready(table, 10)]
     assert ids == [urgent["id"], far["id"], near["id"]]
-    assert [job["id"] for job in jobs.ready(table, 1)] == [urgent["id"]]
+    assert [job["id"] for job in lines.ready(table, 1)] == [urgent["id"]]
 
 
 def test_backoffs_end_in_their_order(table, clock):
     for number, wait_s in enumerate((20.0, 10.0), start=1):
         job = running(table, uid=f"1.{number}")
         jobs.retry(table, job, job["attempt"], clock.now + wait_s, "again")
-    assert jobs.next_resume(table) == clock.now + 10.0
-    assert jobs.resumable(table) == []
+    assert lines.next_resume(table) == clock.now + 10.0
+    assert lines.resumable(table) == []
     clock.advance(10.0)
     jobs.resume_due(table)
     assert [jobs.get(table, n)["state"] for n in (1, 2)] == ["backoff", "waiting"]
     clock.advance(10.0)
     jobs.resume_due(table)
-    assert jobs.next_resume(table) is None
+    assert lines.next_resume(table) is None
 
 
 def test_earlier_unfinished_jobs_are_those_of_the_same_route_and_series(table):
@@ -282,8 +282,8 @@ def test_earlier_unfinished_jobs_are_those_of_the_same_route_and_series(table):
         newest = table.row(
             "SELECT * FROM series WHERE id = ?", (add_series(table, uid, generation=2),)
         )
-        assert [j["id"] for j in jobs.earlier_unfinished(table, newest, "bone")] == expected
-        assert jobs.earlier_unfinished(table, newest, "lung") == []
+        assert [j["id"] for j in lines.earlier_unfinished(table, newest, "bone")] == expected
+        assert lines.earlier_unfinished(table, newest, "lung") == []
 
 
 def test_explaining_is_no_transition_and_does_not_touch_a_moved_job(table, one):

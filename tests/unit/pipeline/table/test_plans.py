@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from osteon.pipeline.table import deliveries, jobs, reception, series, views
+from osteon.pipeline.table import deliveries, jobs, lines, reception, series, views
 from tests.pipeline_parts import ct_slice
 from tests.unit.pipeline.table.rows import add_series, delivering, results_of, running_encode
 
@@ -46,23 +46,23 @@ PLANS = {
     "series.next_due": (lambda t, j: series.next_due(t), "series_due"),
     "series.input_of": (lambda t, j: series.input_of(t, SERIES_ROW), "instance_series"),
     "series.of_study": (lambda t, j: series.of_study(t, "1.2.3"), "series_study"),
-    "heads_of_lines": (lambda t, j: jobs.heads_of_lines(t, 8), "job_line"),
-    "admitted_by_source": (lambda t, j: jobs.admitted_by_source(t), "job_inside"),
-    "last_admitted": (lambda t, j: jobs.last_admitted(t, ["CT1"]), "job_admitted"),
-    "ready": (lambda t, j: jobs.ready(t, 2), "job_waiting"),
-    "running": (lambda t, j: jobs.running(t), "job_running"),
-    "lapsed": (lambda t, j: jobs.lapsed(t), "job_running"),
-    "resumable": (lambda t, j: jobs.resumable(t), "job_backoff"),
-    "next_resume": (lambda t, j: jobs.next_resume(t), "job_backoff"),
-    "earlier_unfinished": (lambda t, j: jobs.earlier_unfinished(t, SERIES_ROW, "bone"), "job"),
-    "all_delivered": (lambda t, j: jobs.all_delivered(t), "job_waiting"),
+    "heads_of_lines": (lambda t, j: lines.heads_of_lines(t, 8), "job_line"),
+    "admitted_by_source": (lambda t, j: lines.admitted_by_source(t), "job_inside"),
+    "last_admitted": (lambda t, j: lines.last_admitted(t, ["CT1"]), "job_admitted"),
+    "ready": (lambda t, j: lines.ready(t, 2), "job_waiting"),
+    "running": (lambda t, j: lines.running(t), "job_running"),
+    "lapsed": (lambda t, j: lines.lapsed(t), "job_running"),
+    "resumable": (lambda t, j: lines.resumable(t), "job_backoff"),
+    "next_resume": (lambda t, j: lines.next_resume(t), "job_backoff"),
+    "earlier_unfinished": (lambda t, j: lines.earlier_unfinished(t, SERIES_ROW, "bone"), "job"),
+    "all_delivered": (lambda t, j: lines.all_delivered(t), "job_waiting"),
     "deliveries.due": (lambda t, j: deliveries.due(t), "delivery_waiting"),
     "deliveries.next_due": (lambda t, j: deliveries.next_due(t), "delivery_waiting"),
     "deliveries.rest": (lambda t, j: deliveries.rest(t, "pacs", 9e9, ""), "delivery_waiting"),
     "deliveries.of_job": (lambda t, j: deliveries.of_job(t, 1), "delivery"),
     "deliveries.recover": (lambda t, j: deliveries.recover(t), "delivery_sending"),
     "count_waiting": (lambda t, j: views.count_waiting(t), "job_"),
-    "outputs": (lambda t, j: jobs.outputs(t, 1), "PRIMARY KEY"),
+    "outputs": (lambda t, j: lines.outputs(t, 1), "PRIMARY KEY"),
 }
 
 
@@ -102,9 +102,9 @@ def test_finishing_a_job_scans_nothing(table):
 
 
 def test_ready_jobs_come_in_index_order(table, filled):
-    for plan in plans_of(table, lambda: jobs.heads_of_lines(table, 8)):
+    for plan in plans_of(table, lambda: lines.heads_of_lines(table, 8)):
         assert "TEMP B-TREE" not in plan
-    for plan in plans_of(table, lambda: jobs.ready(table, 8)):
+    for plan in plans_of(table, lambda: lines.ready(table, 8)):
         assert "TEMP B-TREE" not in plan
     for plan in plans_of(table, lambda: deliveries.due(table)):
         assert "TEMP B-TREE" not in plan
