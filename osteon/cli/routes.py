@@ -1,20 +1,37 @@
-"""``osteon routes``: which route takes what, and which condition decides."""
+"""``osteon routes``: which route takes what, and what another configuration would change."""
 
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from osteon.cli.folder import Series, read_folder
-from osteon.cli.options import config_option, example, json_option, settings_in_force
-from osteon.cli.output import printable, progress, write_json, write_skipped, write_table
+from osteon.cli.options import config_option, example, job_table, json_option, settings_in_force
+from osteon.cli.output import (
+    local_time,
+    printable,
+    progress,
+    write_json,
+    write_skipped,
+    write_table,
+)
+from osteon.config.load import load_settings
 from osteon.config.settings import Condition, Settings
-from osteon.pipeline.routes import Candidate, choose, decide
+from osteon.errors import OsteonError
+from osteon.pipeline.routediff import Change, Comparison, Difference, Plan, compare
+from osteon.pipeline.routes import Candidate, decide_in_study
+from osteon.pipeline.table.connection import Row
+from osteon.pipeline.table.views import iso
+from osteon.scp.access import check_titles, is_source, unknown_calling
+
+DAY_S = 86400.0
 
 
 @click.group(name="routes", epilog=example("osteon routes test ct/"))
 def command() -> None:
-    """List routes, and try them on a folder."""
+    """List routes, try them on a folder, and compare two configurations."""
 
 
 @command.command(name="list", epilog=example("osteon routes list --json"))
@@ -65,39 +82,119 @@ def test(folder: Path, called: str | None, as_json: bool) -> None:
     write_skipped([(one.path, one.why) for one in skipped])
 
 
-def _ask(settings: Settings, found: list[Series], called: str) -> list[dict[str, Any]]:
-    candidates = {
-        series.series_instance_uid: Candidate(
-            series.series_instance_uid, called, series.first.values, len(series.instances)
+@command.command(
+    epilog=example("osteon routes diff new.toml", "osteon routes diff new.toml --exit-code")
+)
+@config_option
+@json_option
+@click.argument("new", metavar="NEW", type=click.Path(path_type=Path))
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0, min_open=True),
+    default=7.0,
+    show_default=True,
+    help="How far back to look.",
+)
+@click.option(
+    "--exit-code", is_flag=True, help="End with 1 if a series would be decided otherwise."
+)
+def diff(new: Path, days: float, exit_code: bool, as_json: bool) -> None:
+    """Compare a new configuration with the one in force.
+
+    Every series of the last days is decided by both; nothing is changed. Of each that would be
+    decided otherwise it says what it was and what it would be.
+    """
+    was, would_be = settings_in_force(), load_settings(new)
+    with job_table(was) as table:
+        found = compare(table, was, would_be, table.clock() - days * DAY_S, _refusal)
+    changes = Counter(difference.change for difference in found.differences)
+    if as_json:
+        write_json(_as_json(found, days, changes))
+    else:
+        for difference in found.differences:
+            for line in _lines_of(difference):
+                click.echo(printable(line))
+        click.echo(
+            f"{found.looked_at} series of the last {days:g} days:"
+            f" {found.looked_at - len(found.differences)} as before,"
+            f" {changes[Change.GAINED]} newly taken, {changes[Change.LOST]} no longer taken,"
+            f" {changes[Change.OTHER]} taken otherwise"
         )
-        for series in found
+    if exit_code and found.differences:
+        raise OsteonError(f"{new} would decide {len(found.differences)} series otherwise")
+
+
+def _refusal(settings: Settings, series: Row, address: str) -> str | None:
+    """Return why the sender of a series would not be let in, or None."""
+    calling, called = series["calling_ae_title"], series["called_ae_title"]
+    if not is_source(settings, calling, address):
+        return unknown_calling(calling, address).why
+    rejection = check_titles(settings, calling, called, address)
+    return None if rejection is None else rejection.why
+
+
+def _lines_of(difference: Difference) -> list[str]:
+    series = difference.series
+    accession = series["accession_number"] or "none"
+    return [
+        f"{series['series_instance_uid']}: {series['modality']}, {series['instances']} instances,"
+        f" accession number {accession}, {local_time(iso(series['last']))}",
+        *(f"  was       {words}" for words in _plan_words(difference.was)),
+        *(f"  would be  {words}" for words in _plan_words(difference.would_be)),
+    ]
+
+
+def _plan_words(plan: Plan) -> list[str]:
+    return [
+        f"{job.route}: {job.model}, {job.priority},"
+        f" {'to ' + ', '.join(job.destinations) if job.destinations else 'to nobody'}"
+        + (f", shadow {', '.join(job.shadow)}" if job.shadow else "")
+        for job in plan.jobs
+    ] or [f"not taken: {plan.why}"]
+
+
+def _as_json(found: Comparison, days: float, changes: Counter[Change]) -> dict[str, Any]:
+    keys = ("series_instance_uid", "study_instance_uid", "accession_number", "generation")
+    return {
+        "days": days,
+        "series": found.looked_at,
+        "unchanged": found.looked_at - len(found.differences),
+        **{change.value: changes[change] for change in Change},
+        "differences": [
+            {key: difference.series[key] for key in keys}
+            | {
+                "instances": difference.series["instances"],
+                "last": iso(difference.series["last"]),
+                "change": difference.change,
+                "was": asdict(difference.was),
+                "would_be": asdict(difference.would_be),
+            }
+            for difference in found.differences
+        ],
     }
+
+
+def _ask(settings: Settings, found: list[Series], called: str) -> list[dict[str, Any]]:
+    candidates = [
+        Candidate(series.series_instance_uid, called, series.first.values, len(series.instances))
+        for series in found
+    ]
     answers = []
-    for series in found:
-        candidate = candidates[series.series_instance_uid]
-        said = []
-        for decision in decide(settings.routes, candidate):
-            taken, why = decision.taken, decision.why
-            if taken and decision.route.series != "all":
-                study = series.first.study_instance_uid
-                rivals = [
-                    candidates[other.series_instance_uid]
-                    for other in found
-                    if other.first.study_instance_uid == study
-                    and decide([decision.route], candidates[other.series_instance_uid])[0].taken
-                ]
-                chosen = choose(decision.route, rivals)
-                taken = chosen is candidate
-                if not taken:
-                    best = chosen.series_instance_uid
-                    why = f"the {decision.route.series} series of its study is {best}"
-            said.append({"route": decision.route.name, "taken": taken, "why": why})
+    for series, candidate in zip(found, candidates, strict=True):
+        study = [
+            other
+            for of, other in zip(found, candidates, strict=True)
+            if of.first.study_instance_uid == series.first.study_instance_uid
+        ]
         answers.append(
             {
                 "series_instance_uid": series.series_instance_uid,
                 "modality": series.first.modality,
                 "instances": len(series.instances),
-                "routes": said,
+                "routes": [
+                    {"route": d.route.name, "taken": d.taken, "why": d.why}
+                    for d in decide_in_study(settings.routes, candidate, study)
+                ],
             }
         )
     return answers

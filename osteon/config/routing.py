@@ -7,7 +7,7 @@ import difflib
 import re
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from osteon.config.values import AETitle, Name, Priority, Section
 
@@ -67,10 +67,30 @@ class RouteSettings(Section):
     series: Literal["all", "thinnest", "largest"] = Field(
         "all", description="Which series of a study this route takes."
     )
+    shadow: tuple[str, ...] = Field(
+        (),
+        description="Models that run beside the first on the same series, each as a job of its own"
+        " that delivers nothing; what they find is compared with the first's. One name or a list.",
+    )
     match: dict[str, Condition] = Field(
         default_factory=dict,
         description="Conditions on keywords of PS3.6 and on `instances`; all must hold.",
     )
+
+    @field_validator("shadow", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("shadow")
+    @classmethod
+    def _are_others(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        model = info.data.get("model")
+        if model in value:
+            raise ValueError(f"{model!r} is the route's own model: it cannot be its own shadow")
+        if len(set(value)) < len(value):
+            raise ValueError("a model is named twice: name each once")
+        return value
 
     @field_validator("match", mode="before")
     @classmethod

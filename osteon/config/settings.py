@@ -114,12 +114,23 @@ class Settings(BaseSettings):
             return tuple(d for d in self.destination if d.deliver)
         return tuple(d for d in self.destination if d.name in route.destinations)
 
+    def priority_of(self, route: RouteSettings, calling_ae_title: str) -> Priority:
+        """Priority of a route's job: the route's own, else that of the source it came from."""
+        source = self.source_of(calling_ae_title)
+        return route.priority or (source.priority if source is not None else Priority.ROUTINE)
+
     def hears(self, calling_ae_title: str) -> bool:
         """Return whether a peer may report storage commitment that it was asked for."""
         return any(
             d.ae_title == calling_ae_title and d.proof in {Proof.AUTO, Proof.COMMITMENT}
             for d in self.destination
         )
+
+    def quiet_s_of(self, calling_ae_title: str) -> float:
+        """Return the quiet time of a source's series: its own, else the node's."""
+        source = self.source_of(calling_ae_title)
+        own = None if source is None else source.quiet_s
+        return self.scp.quiet_s if own is None else own
 
     def source_of(self, calling_ae_title: str) -> SourceSettings | None:
         """Return the source that calls itself so, or None."""

@@ -1,28 +1,29 @@
 """Admission: a quiet series is judged, routed and closed; its jobs are let in as there is room.
 
 Due series of the table enter and jobs leave; then the throttler is asked which of them enter. The
-observer calls both functions at every tick.
+observer calls both at every tick.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import structlog
 
-from osteon.config.settings import Generations, Priority, RouteSettings, Settings
+from osteon.config.settings import Generations, Priority, Settings
 from osteon.errors import StaleTransition
+from osteon.pipeline.budget import at_the_door, cost_of, limits_of
 from osteon.pipeline.completeness import Slice, Verdict, judge
-from osteon.pipeline.intake import GIGABYTE
-from osteon.pipeline.routes import Candidate, choose, decide
+from osteon.pipeline.routes import Candidate, Decision, decide_in_study
 from osteon.pipeline.spool import free_bytes
-from osteon.pipeline.table import jobs, lines, series
+from osteon.pipeline.table import jobs, lines, series, shares
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.series import NewJob
-from osteon.pipeline.throttler import Limits, Waiting, admit
+from osteon.pipeline.throttler import Clocks, Inside, Waiting, advance, choose
 
 NO_ROUTE = "none"
+EXPLAIN_S = 1.0
 CLASSES = tuple(Priority)
 log = structlog.get_logger(__name__)
 
@@ -34,28 +35,77 @@ def judge_series(settings: Settings, table: Table, row: Row) -> None:
         _judge(settings, table, row)
 
 
-def admit_waiting(settings: Settings, table: Table) -> None:
-    """Let in the jobs that the throttler says, and write down what the others wait for."""
-    running_max = settings.pipeline.running_max
-    inside = lines.admitted_by_source(table)
-    room = max(1, running_max - sum(inside.values()))
-    heads = {head["id"]: head for head in lines.heads_of_lines(table, room)}
-    if not heads:
-        return
-    waiting = [Waiting(h["id"], h["calling_ae_title"], h["priority"]) for h in heads.values()]
-    limits = Limits(
-        running_max=running_max,
-        free_bytes_min=int(settings.pipeline.disk_reserve_gb * GIGABYTE),
-        weights={source.ae_title: source.weight for source in settings.source},
-    )
-    served = lines.last_admitted(table, {job.source for job in waiting})
-    answer = admit(waiting, inside, free_bytes(table.data_dir), limits, served)
-    for job_id in answer.admitted:
-        with suppress(StaleTransition):  # A person has cancelled it meanwhile.
-            jobs.admit(table, heads.pop(job_id), "admitted: waits for a worker")
-    for head in heads.values():
-        if answer.held and head["reason"] != answer.held:
-            jobs.explain(table, head, answer.held)
+class Door:
+    """Let jobs in while there is room, and write down what the others wait for.
+
+    Parameters
+    ----------
+    settings : Settings
+        Its limits are read anew at every look.
+    """
+
+    def __init__(self, settings: Settings, table: Table) -> None:
+        self._settings = settings
+        self._table = table
+        self._looked_at = float("-inf")
+
+    def admit(self, slots: int) -> None:
+        """Let in what the throttler says.
+
+        While the house is full the lines are looked at once a second only, to tell new heads what
+        they wait for: with a thousand sources a look is not free.
+
+        Parameters
+        ----------
+        slots : int
+            How many stages run at once.
+        """
+        table, now = self._table, self._table.clock()
+        urgent = lines.most_urgent(table)
+        if urgent is None:
+            return
+        limits = limits_of(self._settings, slots)
+        inside = Inside(map(at_the_door, lines.inside(table)))
+        full = inside.as_urgent_as(urgent) >= limits.running_max
+        if full and 0 <= now - self._looked_at < EXPLAIN_S:
+            return
+        self._looked_at = now
+        rows = {(row["calling_ae_title"], row["model"]): row for row in lines.heads(table)}
+        free = free_bytes(table.data_dir)
+        held: dict[int, str] = {}
+        while rows and not held:
+            waiting = [at_the_door(row) for row in rows.values()]
+            clocks = {priority: self._clocks(priority) for priority in {w.priority for w in waiting}}
+            chosen, held = choose(waiting, inside, limits, free, clocks)
+            if chosen is not None:
+                line = chosen.source, chosen.model
+                self._let_in(rows[line], chosen, advance(clocks[chosen.priority], chosen, limits))
+                inside.add(chosen)
+                following = lines.head(table, *line)
+                if following is None:
+                    del rows[line]
+                else:
+                    rows[line] = following
+        self._explain(rows.values(), held)
+
+    def _clocks(self, priority: int) -> Clocks:
+        served = shares.served(self._table, priority)
+        return Clocks(
+            now=shares.began(self._table, priority),
+            served={row["calling_ae_title"]: row["served"] for row in served},
+        )
+
+    def _let_in(self, row: Row, job: Waiting, span: tuple[float, float]) -> None:
+        with suppress(StaleTransition), self._table.write():  # A person may have cancelled it.
+            jobs.admit(self._table, row, "waits for a worker")
+            shares.advance(self._table, job.priority, job.source, *span)
+
+    def _explain(self, rows: Iterable[Row], held: Mapping[int, str]) -> None:
+        news = [row for row in rows if held.get(row["id"], row["reason"]) != row["reason"]]
+        if news:
+            with self._table.write():
+                for row in news:
+                    jobs.explain(self._table, row, held[row["id"]])
 
 
 def _judge(settings: Settings, table: Table, row: Row) -> None:
@@ -85,13 +135,11 @@ def _judge(settings: Settings, table: Table, row: Row) -> None:
 
 
 def _verdict_on(settings: Settings, row: Row, instances: Sequence[Row], now: float) -> Verdict:
-    source = settings.source_of(row["calling_ae_title"])
-    own_quiet_s = source.quiet_s if source is not None else None
     return judge(
         [slice_of(instance) for instance in instances],
         last=row["last"],
         now=now,
-        quiet_s=settings.scp.quiet_s if own_quiet_s is None else own_quiet_s,
+        quiet_s=settings.quiet_s_of(row["calling_ae_title"]),
         gap_wait_s=settings.scp.gap_wait_s,
     )
 
@@ -124,49 +172,36 @@ def _route(
             " ones came, and pipeline.generations is 'never'"
         )
         return [_rejected(why, input_sha256)]
-    decisions = decide(settings.routes, candidate_of(row))
-    new_jobs = []
-    for decision in decisions:
-        if not decision.taken:
-            continue
-        reason = _passed_over(decision.route, row, siblings)
-        new_jobs.append(_new_job(settings, row, decision.route, input_sha256, reason))
+    compared = any(route.series != "all" for route in settings.routes)
+    study = [candidate_of(sibling) for sibling in siblings] if compared else []
+    decisions = decide_in_study(settings.routes, candidate_of(row), study)
+    new_jobs = [
+        _new_job(settings, row, decision, input_sha256)
+        for decision in decisions
+        if decision.taken or decision.passed_over_for
+    ]
     if new_jobs:
         return new_jobs
     faults = "; ".join(f"{d.route.name}: {d.why}" for d in decisions)
     return [_rejected(f"no route takes it: {faults}", input_sha256)]
 
 
-def _new_job(
-    settings: Settings, row: Row, route: RouteSettings, input_sha256: str, rejected: str | None
-) -> NewJob:
-    source = settings.source_of(row["calling_ae_title"])
-    inherited = source.priority if source is not None else Priority.ROUTINE
+def _new_job(settings: Settings, row: Row, decision: Decision, input_sha256: str) -> NewJob:
+    route = decision.route
     names = [destination.name for destination in settings.destinations_of(route)]
     return NewJob(
         route=route.name,
         model=route.model,
-        priority=CLASSES.index(route.priority or inherited),
+        priority=CLASSES.index(settings.priority_of(route, row["calling_ae_title"])),
         destinations=json.dumps(names),
         input_sha256=input_sha256,
-        rejected=rejected,
+        rejected=None if decision.taken else f"{route.name}: {decision.why}",
     )
 
 
 def _rejected(why: str, input_sha256: str) -> NewJob:
     priority = CLASSES.index(Priority.ROUTINE)
     return NewJob(NO_ROUTE, "", priority, "[]", input_sha256, rejected=why)
-
-
-def _passed_over(route: RouteSettings, row: Row, siblings: Sequence[Row]) -> str | None:
-    """Return why a route that takes one series of a study takes another one, or None."""
-    if route.series == "all":
-        return None
-    rivals = [c for c in map(candidate_of, siblings) if decide([route], c)[0].taken]
-    chosen = choose(route, rivals)
-    if chosen.series_instance_uid == row["series_instance_uid"]:
-        return None
-    return f"{route.name} takes the {route.series} series of a study: {chosen.series_instance_uid}"
 
 
 def _is_chosen(settings: Settings, job: NewJob) -> bool:

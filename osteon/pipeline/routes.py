@@ -1,7 +1,7 @@
 """Routes: which series becomes a job. Headers and routes enter; decisions with their reason leave.
 
 Pure functions: the observer calls them when a series is complete, ``osteon routes test`` with the
-headers of a folder. Patterns are searched, never evaluated as code.
+headers of a folder, ``osteon routes diff`` with the series on record. Patterns are searched, never evaluated as code.
 """
 
 import re
@@ -34,16 +34,37 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Decision:
-    """What one route says of one series, and which condition decided."""
+    """What one route says of one series, and which condition decided.
+
+    Attributes
+    ----------
+    passed_over_for : str or None
+        Series Instance UID of the one series of its study that the route takes instead, where all
+        its conditions hold.
+    """
 
     route: RouteSettings
     taken: bool
     why: str
+    passed_over_for: str | None = None
 
 
 def decide(routes: Sequence[RouteSettings], candidate: Candidate) -> list[Decision]:
     """Ask every route about a series, without a look at the rest of its study."""
     return [_ask(route, candidate) for route in routes]
+
+
+def decide_in_study(
+    routes: Sequence[RouteSettings], candidate: Candidate, study: Sequence[Candidate]
+) -> list[Decision]:
+    """Ask every route about a series; ``thinnest`` and ``largest`` look at the rest of its study.
+
+    Parameters
+    ----------
+    study : sequence of Candidate
+        All series of its study, itself among them.
+    """
+    return [_in_study(decision, candidate, study) for decision in decide(routes, candidate)]
 
 
 def choose(route: RouteSettings, candidates: Sequence[Candidate]) -> Candidate:
@@ -62,6 +83,17 @@ def choose(route: RouteSettings, candidates: Sequence[Candidate]) -> Candidate:
     if route.series == "thinnest":
         return min(candidates, key=lambda c: (thickness(c), -c.instances, c.series_instance_uid))
     return min(candidates, key=lambda c: (-c.instances, thickness(c), c.series_instance_uid))
+
+
+def _in_study(decision: Decision, candidate: Candidate, study: Sequence[Candidate]) -> Decision:
+    route = decision.route
+    if not decision.taken or route.series == "all":
+        return decision
+    chosen = choose(route, [rival for rival in study if _ask(route, rival).taken])
+    uid = chosen.series_instance_uid
+    if uid == candidate.series_instance_uid:
+        return decision
+    return Decision(route, False, f"the {route.series} series of its study is {uid}", uid)
 
 
 def _ask(route: RouteSettings, candidate: Candidate) -> Decision:

@@ -649,7 +649,7 @@ def test_the_thinnest_series_of_a_study_is_taken(tmp_path):
     node.clock.advance(56.0)
     node.tick_until(lambda: {job["state"] for job in node.jobs()} == {"done", "rejected"})
     thick = views.predict(node.table, "1.2.3.5")
-    assert thick["reason"] == "bone takes the thinnest series of a study: 1.2.3.6"
+    assert thick["reason"] == "bone: the thinnest series of its study is 1.2.3.6"
     assert views.predict(node.table, "1.2.3.6")["status"] == "done"
     node.close()
 

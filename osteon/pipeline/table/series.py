@@ -90,6 +90,32 @@ def of_study(table: Table, study_instance_uid: str) -> list[Row]:
     )
 
 
+def studies_since(table: Table, since: float) -> list[str]:
+    """Return the studies of which something came at a time or later, the oldest first.
+
+    Parameters
+    ----------
+    since : float
+        Seconds since 1970.
+    """
+    rows = table.rows(
+        "SELECT study_instance_uid AS uid FROM series WHERE last >= ?"
+        " GROUP BY study_instance_uid ORDER BY min(id)",
+        (since,),
+    )
+    return [row["uid"] for row in rows]
+
+
+def sender_address(table: Table, of: Row) -> str | None:
+    """Return the address that a series generation was sent from; None where it was uploaded."""
+    row = table.row(
+        "SELECT address FROM instance JOIN association ON association.id = association_id"
+        " WHERE series_instance_uid = ? AND generation = ? LIMIT 1",
+        (of["series_instance_uid"], of["generation"]),
+    )
+    return None if row is None else str(row["address"])
+
+
 def settled(table: Table, limit: int = 20) -> list[Row]:
     """Return the receiving series that look whole: quiet for longer than their slices' pace."""
     return table.rows(_SETTLED, (table.clock(), limit))

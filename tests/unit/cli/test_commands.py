@@ -15,7 +15,7 @@ from osteon.cli.main import COMMANDS, cli
 from osteon.cli.options import example
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "cli.md"
-SPEAKING = {"list", "show", "test", "trace", "status", "verify", "echo", "send", "run", "purge"}
+SPEAKING = {"list", "show", "test", "diff", "trace", "status", "verify", "echo", "send", "run", "purge"}
 
 
 def leaves(
@@ -63,7 +63,7 @@ def test_the_commands_of_the_design_are_there() -> None:
         *("jobs list", "jobs show", "jobs retry", "jobs cancel"),
         *("config show", "config check", "config reference"),
         *("models list", "models show", "models verify"),
-        *("routes list", "routes test"),
+        *("routes list", "routes test", "routes diff"),
         *("cluster ca", "cluster scheduler", "cluster worker"),
     }
 
