@@ -11,7 +11,7 @@ from osteon.cli.output import write_json, write_table
 from osteon.errors import ModelError
 
 if TYPE_CHECKING:
-    from osteon.pipeline.modelspec import ModelSpec
+    from osteon.pipeline.modelspec import InputSpec, ModelSpec
 
 PROBE_SHAPE = (8, 64, 64)  # slices, rows, columns of air that `verify` runs a model on
 
@@ -52,14 +52,13 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         write_json(spec.model_dump(mode="json"))
         return
-    window = "{:g} to {:g}".format(*spec.input.hu_window)
     for key, value in (
         ("name", spec.name),
         ("version", spec.version),
         ("kind", spec.kind),
         ("weights", spec.weights or "none"),
         ("sha256", spec.sha256 or "none"),
-        ("input", f"{spec.input.dimension}, {window} HU"),
+        ("input", f"{spec.input.dimension}, {_scaling_of(spec.input)}"),
         ("spacing", spec.input.spacing_mm or "as it comes"),
         ("patch", spec.input.patch),
     ):
@@ -93,6 +92,15 @@ def verify(name: str, as_json: bool) -> None:
     else:
         click.echo(f"{model.name} {model.version} loads and runs ({seconds:.1f} s)")
         click.echo(f"digest {model.digest}")
+
+
+def _scaling_of(input_spec: "InputSpec") -> str:
+    if input_spec.zscore is not None:
+        scaled = input_spec.zscore
+        clip = "{:g} to {:g}".format(*scaled.clip_hu)
+        return f"{clip} HU, less {scaled.mean_hu:g}, divided by {scaled.std_hu:g}"
+    assert input_spec.hu_window is not None
+    return "{:g} to {:g} HU".format(*input_spec.hu_window)
 
 
 def _specs() -> list["ModelSpec"]:

@@ -5,6 +5,7 @@ Called by the worker, once per process, and by ``osteon models``.
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from osteon.errors import ModelError
 from osteon.pipeline.bone import BoneModel, bone_spec
 from osteon.pipeline.modelspec import SPEC_FILE, ModelSpec, SegmentSpec, read_spec
+from osteon.pipeline.network import Network
+from osteon.pipeline.networkmodel import NetworkModel
 from osteon.pipeline.volume import Volume
 
 BUILTIN = "builtin:bone"
@@ -57,17 +60,15 @@ class Model(Protocol):
         """Return one label map, values of `segments` or 0 and 1, from the evidence of a volume."""
 
 
-Loader = Callable[[ModelSpec, Path], Model]
-
-
-def _load_torchscript(spec: ModelSpec, folder: Path) -> Model:
-    # Loaded only on demand: a node that runs builtin:bone alone need not start the JIT.
-    from osteon.pipeline.torchscript import TorchScriptModel  # noqa: PLC0415 - see above
-
-    return TorchScriptModel(spec, folder)
-
-
-LOADERS: dict[str, Loader] = {"torchscript": _load_torchscript}
+# The module that loads each kind, and the extra that it needs. Each is imported on demand: a node
+# that runs builtin:bone alone loads no network library.
+LOADERS: dict[str, tuple[str, str | None]] = {
+    "torchscript": ("osteon.pipeline.torchscript", None),
+    "torch-export": ("osteon.pipeline.torchexport", None),
+    "monai-bundle": ("osteon.pipeline.monaibundle", "monai"),
+    "onnx": ("osteon.pipeline.onnxmodel", "onnx"),
+    "nnunet": ("osteon.pipeline.nnunet", "nnunet"),
+}
 
 
 def load_model(name: str, models_dir: Path | None = None) -> Model:
@@ -92,7 +93,7 @@ def load_model(name: str, models_dir: Path | None = None) -> Model:
     if models_dir is not None and _is_plain(name) and (models_dir / name / SPEC_FILE).is_file():
         folder = models_dir / name
         spec = read_spec(folder)
-        return _loader(spec, folder)(spec, folder)
+        return NetworkModel(spec, _load_network(spec, folder))
     for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
         factory: Callable[[], Model] = entry_point.load()
         return factory()
@@ -122,10 +123,20 @@ def _is_plain(name: str) -> bool:
     return Path(name).name == name and name not in {"", ".", ".."}
 
 
-def _loader(spec: ModelSpec, folder: Path) -> Loader:
+def _load_network(spec: ModelSpec, folder: Path) -> Network:
     if spec.kind not in LOADERS:
         kinds = ", ".join(sorted(LOADERS))
         raise ModelError(
             f"{folder / SPEC_FILE}: kind {spec.kind!r} is unknown; this version loads: {kinds}"
         )
-    return LOADERS[spec.kind]
+    module, extra = LOADERS[spec.kind]
+    try:
+        network: Network = import_module(module).load(spec, folder)
+    except ModuleNotFoundError as error:
+        if extra is None:
+            raise
+        raise ModelError(
+            f"{folder / SPEC_FILE}: kind {spec.kind} needs {error.name}, which is not installed: "
+            f"pip install 'osteon[{extra}]'"
+        ) from error
+    return network

@@ -17,6 +17,9 @@ SPEC_FILE = "model.toml"
 
 Name = Annotated[str, Field(pattern=r"^(builtin:)?[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Byte = Annotated[int, Field(ge=0, le=255)]
+# The patient axis of a direction: x to the left, y to the back, z to the head (PS3.3 C.7.6.2.1.1).
+AXIS_OF = {"L": 0, "R": 0, "P": 1, "A": 1, "S": 2, "I": 2}
+
 Millimetres = Annotated[float, Field(gt=0, le=100)]
 
 
@@ -47,35 +50,94 @@ class SegmentSpec(_Part):
     rgb: tuple[Byte, Byte, Byte]
 
 
+class ZScoreSpec(_Part):
+    """Grey values as nnU-Net's CTNormalization gives them: clipped, less the mean, by the std."""
+
+    clip_hu: tuple[float, float] = Field(description="(lower, upper): what lies outside is clipped")
+    mean_hu: float
+    std_hu: float = Field(gt=0)
+
+    @field_validator("clip_hu")
+    @classmethod
+    def _ascends(cls, clip_hu: tuple[float, float]) -> tuple[float, float]:
+        if not clip_hu[0] < clip_hu[1]:
+            raise ValueError("clip_hu is (lower, upper)")
+        return clip_hu
+
+
 class InputSpec(_Part):
     """What the network was trained on; the volume is brought to it and the answer brought back."""
 
-    dimension: Literal["2d", "3d"]
-    hu_window: tuple[float, float] = Field(description="HU that become 0 and 1; clipped outside")
+    dimension: Literal["2d", "2.5d", "3d"]
+    neighbours: int = Field(
+        0, ge=0, le=16, description="2.5d: slices on each side, given as further channels"
+    )
+    hu_window: tuple[float, float] | None = Field(
+        None, description="HU that become 0 and 1; clipped outside"
+    )
+    zscore: ZScoreSpec | None = Field(None, description="the other way to scale, as nnU-Net does")
     spacing_mm: tuple[Millimetres, ...] | None = Field(
-        None, description="(row, column) in 2d, (slice, row, column) in 3d; none: as it comes"
+        None, description="(row, column) or, in 3d, (slice, row, column); none: as it comes"
     )
     orientation: str | None = Field(
         None, pattern=r"^[LRAPSI]{3}$", description="patient directions of column, row, slice index"
     )
     patch: tuple[Annotated[int, Field(ge=8, le=1024)], ...] = Field(
-        description="(rows, columns) in 2d, (slices, rows, columns) in 3d"
+        description="(rows, columns) or, in 3d, (slices, rows, columns)"
     )
 
     @model_validator(mode="after")
     def _axes_agree(self) -> Self:
-        axes = int(self.dimension[0])
+        axes = 3 if self.dimension == "3d" else 2
         if len(self.patch) != axes:
             raise ValueError(
                 f"patch has {len(self.patch)} numbers, a {self.dimension} model {axes}"
             )
         if self.spacing_mm is not None and len(self.spacing_mm) != axes:
             raise ValueError(f"spacing_mm has {len(self.spacing_mm)} numbers, not {axes}")
-        if not self.hu_window[0] < self.hu_window[1]:
-            raise ValueError("hu_window is (lower, upper)")
-        if self.dimension == "2d" and self.orientation is not None:
-            raise ValueError("orientation belongs to 3d models: slices are given as they come")
+        if self.orientation and {AXIS_OF[letter] for letter in self.orientation} != {0, 1, 2}:
+            raise ValueError(f"orientation {self.orientation!r} names a patient axis twice")
+        if (self.dimension == "2.5d") != (self.neighbours > 0):
+            raise ValueError("neighbours belongs to 2.5d models, and each of them has some")
         return self
+
+    @model_validator(mode="after")
+    def _scaled_in_one_way(self) -> Self:
+        if (self.hu_window is None) == (self.zscore is None):
+            raise ValueError("give hu_window or zscore, one of them")
+        if self.hu_window is not None and not self.hu_window[0] < self.hu_window[1]:
+            raise ValueError("hu_window is (lower, upper)")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """How many channels the network takes."""
+        return 1 + 2 * self.neighbours
+
+    @property
+    def alone(self) -> bool:
+        """Whether the prediction of a slice depends on that slice alone."""
+        return self.dimension == "2d" and self.orientation is None
+
+
+class RunSpec(_Part):
+    """How the network is run over the volume; none of it depends on the machine."""
+
+    overlap: float = Field(0.5, ge=0, le=0.9, description="of neighbouring windows, as a fraction")
+    blend: Literal["gaussian", "constant"] = Field(
+        "gaussian", description="how windows that overlap are averaged"
+    )
+    mirror: tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field(
+        (), description="patch axes that are mirrored; the answers of all mirrorings are averaged"
+    )
+    precision: Literal["float32", "float16"] = Field(
+        "float32", description="of the network on a GPU; a CPU always takes float32"
+    )
+    channels_last: bool = Field(False, description="memory format of patches and weights")
+    batch_max: int = Field(64, ge=1, le=1024, description="most windows at once on a GPU")
+    cpu_when_full: bool = Field(
+        False, description="take the CPU for a volume that does not fit into the GPU's memory"
+    )
 
 
 class OutputSpec(_Part):
@@ -100,7 +162,14 @@ class ModelSpec(_Part):
     weights: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     input: InputSpec
+    run: RunSpec = RunSpec()
     output: OutputSpec = OutputSpec()
+
+    @model_validator(mode="after")
+    def _mirrored_axes_exist(self) -> Self:
+        if any(axis >= len(self.input.patch) for axis in self.run.mirror):
+            raise ValueError(f"run.mirror names an axis that a {self.input.dimension} patch lacks")
+        return self
 
     @model_validator(mode="after")
     def _weights_are_pinned(self) -> Self:

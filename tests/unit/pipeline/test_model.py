@@ -14,10 +14,10 @@ from osteon.errors import ModelError, StageError
 from osteon.pipeline.bone import BoneModel
 from osteon.pipeline.boneseg import combine
 from osteon.pipeline.boneshape import BoneVolumeParameters
+from osteon.pipeline.inputgrid import Turn, turn_to
 from osteon.pipeline.model import list_models, load_model
 from osteon.pipeline.prediction import predict, predict_slices
-from osteon.pipeline.torchscript import _turn
-from osteon.pipeline.volume import Geometry, Volume
+from osteon.pipeline.volume import Geometry, SourceFrame, Volume
 
 SPEC = """
 name = "toy"
@@ -80,7 +80,11 @@ def folder(
 def volume(hu_zyx: np.ndarray, affine: np.ndarray | None = None) -> Volume:
     affine = np.eye(4) if affine is None else affine
     spacing = tuple(float(np.linalg.norm(affine[:3, axis])) for axis in (2, 1, 0))
-    return Volume(hu_zyx, Geometry(affine, hu_zyx.shape, spacing, "1.2.3"), ())
+    frames = tuple(
+        SourceFrame(Path(f"{number}.dcm"), 1, "1.2", f"1.2.{number}")
+        for number in range(len(hu_zyx))
+    )
+    return Volume(hu_zyx, Geometry(affine, hu_zyx.shape, spacing, "1.2.3"), frames)
 
 
 def test_the_builtin_model_is_always_there() -> None:
@@ -113,8 +117,8 @@ def test_models_are_listed_builtin_first(tmp_path: Path) -> None:
 
 
 def test_an_unknown_kind_says_which_this_version_loads(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"'onnx' is unknown; this version loads: torchscript"):
-        load_model("toy", folder(tmp_path, kind="onnx"))
+    with pytest.raises(ModelError, match=r"'keras' is unknown; this version loads: monai-bundle"):
+        load_model("toy", folder(tmp_path, kind="keras"))
 
 
 def test_weights_with_another_digest_are_not_loaded(tmp_path: Path) -> None:
@@ -147,6 +151,10 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     [
         ('version = "7"', 'version = "7"\ncolour = 1', "colour: Extra inputs"),
         ("patch = [16, 16]", "patch = [16, 16, 16]", "patch has 3 numbers"),
+        ("[0.0, 1000.0]", "[0.0, 1000.0]\nneighbours = 1", "neighbours belongs to"),
+        ("[0.0, 1000.0]", '[0.0, 1000.0]\norientation = "RLS"', "a patient axis twice"),
+        ("hu_window = [0.0, 1000.0]", "", "hu_window or zscore"),
+        ("[[output", "[run]\nmirror = [2]\n[[output", "an axis that a 2d patch lacks"),
         ("[0.0, 1000.0]", "[1000.0, 0.0]", "hu_window"),
         ('weights = "toy.ts"', 'weights = "../toy.ts"', "weights"),
         ('weights = "toy.ts"', "", "needs weights"),
@@ -201,12 +209,12 @@ def test_a_3d_network_sees_the_patient_the_same_way(
 
 def test_a_volume_is_turned_by_its_affine() -> None:
     affine = np.diag([-1.0, -1.0, 1.0, 1.0])
-    assert _turn(affine, "RAS") == ((0, 1, 2), ())
-    assert _turn(affine, "LPS") == ((0, 1, 2), (1, 2))
+    assert turn_to(affine, "RAS") == Turn((0, 1, 2), ())
+    assert turn_to(affine, "LPS") == Turn((0, 1, 2), (1, 2))
     oblique = np.eye(4)
     oblique[:3, :3] = [[1, 1, 0], [1, 0, 1], [1, 0, 0]]
     with pytest.raises(ModelError, match="oblique"):
-        _turn(oblique, "LPS")
+        turn_to(oblique, "LPS")
 
 
 class _Shapeless(torch.nn.Module):
@@ -214,9 +222,25 @@ class _Shapeless(torch.nn.Module):
         return image.sum()
 
 
-class _Broken(torch.nn.Module):
+class _Narrow(torch.nn.Module):
+    """It takes patches of 32 rows alone."""
+
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return image.reshape(1, 3)
+        return image * torch.ones(32, 1)
+
+
+class _Tiring(torch.nn.Module):
+    """It answers once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.calls > 1:
+            raise RuntimeError("no more")
+        return image
 
 
 def test_a_network_that_answers_otherwise_is_a_model_error(tmp_path: Path) -> None:
@@ -225,11 +249,27 @@ def test_a_network_that_answers_otherwise_is_a_model_error(tmp_path: Path) -> No
         predict(model, volume(np.zeros((3, 16, 16), np.int16)))
 
 
-def test_a_network_that_fails_is_a_stage_error(tmp_path: Path) -> None:
-    model = load_model("toy", folder(tmp_path, _Broken()))
-    with pytest.raises(StageError, match="toy: prediction failed") as failure:
+def test_a_patch_that_the_network_does_not_take_is_a_model_error(tmp_path: Path) -> None:
+    model = load_model("toy", folder(tmp_path, _Narrow()))
+    with pytest.raises(
+        ModelError, match=r"toy: .* does not take patches of shape \(1, 1, 16, 16\)"
+    ):
+        predict(model, volume(np.zeros((3, 16, 16), np.int16)))
+
+
+def test_a_network_that_fails_later_is_a_stage_error(tmp_path: Path) -> None:
+    model = load_model("toy", folder(tmp_path, _Tiring()))
+    with pytest.raises(StageError, match=r"toy: .*no more") as failure:
         predict(model, volume(np.zeros((3, 16, 16), np.int16)))
     assert failure.value.retryable
+
+
+def test_a_segment_that_the_network_does_not_have_is_a_model_error(tmp_path: Path) -> None:
+    path = folder(tmp_path) / "toy" / "model.toml"
+    path.write_text(path.read_text().replace("value = 1\n", "value = 2\n"))
+    model = load_model("toy", tmp_path)
+    with pytest.raises(ModelError, match=r"returns 2 classes.*segment of value 2"):
+        predict(model, volume(np.zeros((3, 16, 16), np.int16)))
 
 
 @pytest.fixture
