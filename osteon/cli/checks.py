@@ -9,19 +9,24 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from osteon.config.settings import Settings, TlsSettings
-from osteon.errors import ModelError
+from osteon.config.extras import load_extra
+from osteon.config.settings import ClusterSettings, Settings, TlsSettings
+from osteon.errors import ConfigError, ModelError
 from osteon.pipeline.model import ENTRY_POINT_GROUP, list_models
 from osteon.pipeline.table.connection import NETWORK_FILE_SYSTEMS, file_system_of
 
 
 def faults_of(settings: Settings) -> list[str]:
     """Return what of the settings does not hold on this machine, each with its key and cure."""
+    doors: list[tuple[str, TlsSettings | None]] = [("scp.tls", settings.scp.tls)]
+    doors += [(f"source {s.ae_title!r} tls", s.tls) for s in settings.source]
+    doors += [(f"destination {d.name!r} tls", d.tls) for d in settings.destination]
     return [
         *_data_dir_faults(settings.data_dir),
         *_model_faults(settings),
         *_file_faults("http.token_file", settings.http.token_file),
-        *(_tls_faults(settings.scp.tls) if settings.scp.tls else ()),
+        *(fault for key, tls in doors if tls is not None for fault in _tls_faults(key, tls)),
+        *(_cluster_faults(settings.cluster) if settings.cluster is not None else ()),
     ]
 
 
@@ -48,9 +53,10 @@ def _model_faults(settings: Settings) -> Iterator[str]:
         return
     known |= entry_points(group=ENTRY_POINT_GROUP).names
     for route in settings.routes:
-        if route.model not in known:
-            place = f"route {route.name!r}" if settings.route else "pipeline.model"
-            yield f"{place}: no model {route.model!r}: known are {', '.join(sorted(known))}"
+        place = f"route {route.name!r}" if settings.route else "pipeline.model"
+        for model in (route.model, *route.shadow):
+            if model not in known:
+                yield f"{place}: no model {model!r}: known are {', '.join(sorted(known))}"
 
 
 def _file_faults(key: str, path: Path | None) -> Iterator[str]:
@@ -63,11 +69,11 @@ def _file_faults(key: str, path: Path | None) -> Iterator[str]:
         yield f"{key}: {path} cannot be read: {error.strerror}"
 
 
-def _tls_faults(tls: TlsSettings) -> Iterator[str]:
+def _tls_faults(place: str, tls: TlsSettings) -> Iterator[str]:
     unreadable = [
         fault
         for key in ("certificate", "key", "ca")
-        for fault in _file_faults(f"scp.tls.{key}", getattr(tls, key))
+        for fault in _file_faults(f"{place}.{key}", getattr(tls, key))
     ]
     yield from unreadable
     if unreadable:
@@ -76,8 +82,26 @@ def _tls_faults(tls: TlsSettings) -> Iterator[str]:
     try:
         context.load_cert_chain(tls.certificate, tls.key, password="")
     except (ssl.SSLError, ValueError) as error:
-        yield f"scp.tls: certificate {tls.certificate} and key {tls.key} do not fit: {error}"
+        yield f"{place}: certificate {tls.certificate} and key {tls.key} do not fit: {error}"
     try:
         context.load_verify_locations(tls.ca)
     except ssl.SSLError as error:
-        yield f"scp.tls.ca: {tls.ca} is no PEM certificate: {error}"
+        yield f"{place}.ca: {tls.ca} is no PEM certificate: {error}"
+
+
+def _cluster_faults(cluster: ClusterSettings) -> Iterator[str]:
+    unreadable = [
+        fault
+        for key in ("certificate", "key", "ca")
+        for fault in _file_faults(f"cluster.{key}", getattr(cluster, key))
+    ]
+    yield from unreadable
+    shared = cluster.shared_data_dir
+    if shared is not None and not shared.is_dir():
+        yield f"cluster.shared_data_dir: {shared} is not a folder: mount the node's data_dir there"
+    if unreadable:
+        return
+    try:
+        load_extra("osteon.pipeline.clustertls", "cluster", "[cluster]").security_of(cluster)
+    except ConfigError as error:
+        yield error.message

@@ -12,7 +12,7 @@ from osteon.cli.options import (
 from osteon.cli.output import write_json
 from osteon.cli.reference import reference
 from osteon.cli.toml import to_toml
-from osteon.config.load import find_config
+from osteon.config.load import faults_of_file, find_config
 from osteon.errors import ConfigError
 
 
@@ -45,17 +45,22 @@ def show(as_json: bool) -> None:
 def check() -> None:
     """Check every key, and that what it names is there.
 
-    That is folders, files and models. It prints OK, or one line per fault.
+    That is folders, files, certificates and models. It prints OK, or one line per fault.
     """
+    wrong = faults_of_file(chosen_config())
+    _tell(wrong, "of the settings are wrong: nothing would start")
     # Here alone, since the models bring torch, which takes seconds to load.
     from osteon.cli.checks import faults_of  # noqa: PLC0415 - see above
 
-    faults = faults_of(settings_in_force())
+    _tell(faults_of(settings_in_force()), "of the settings do not hold on this machine")
+    click.echo("OK")
+
+
+def _tell(faults: list[str], summary: str) -> None:
     for fault in faults:
         click.echo(fault)
     if faults:
-        raise ConfigError(f"{len(faults)} of the settings do not hold on this machine")
-    click.echo("OK")
+        raise ConfigError(f"{len(faults)} {summary}")
 
 
 @command.command(name="reference", epilog=example("osteon config reference > configuration.md"))

@@ -1,17 +1,18 @@
 """Find the configuration file, read it, put the environment over it, and say clearly what is wrong.
 
 Called once by every command; a `Settings` leaves, or a `ConfigError` of one line that names file,
-key and cure.
+key and cure. ``config check`` is told all that is wrong.
 """
 
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource
 from pydantic_settings.exceptions import SettingsError
 
@@ -20,6 +21,7 @@ from osteon.errors import ConfigError
 
 SYSTEM_PATH = Path("/etc/osteon/osteon.toml")
 PREFIX = str(Settings.model_config.get("env_prefix"))
+Loc = tuple[int | str, ...]
 _TYPES = frozenset({"str", "int", "float", "constrained-int", "constrained-float"})
 
 
@@ -44,21 +46,45 @@ def load_settings(path: Path | None = None) -> Settings:
     Raises
     ------
     ConfigError
-        The file cannot be read, or a key or value is wrong.
+        The file cannot be read, or a key or value is wrong; of several faults the first is told.
     """
+    read = _read(path)
+    if isinstance(read, Settings):
+        return read
+    more = f" (and {len(read) - 1} more)" if len(read) > 1 else ""
+    raise ConfigError(f"{read[0]}{more}")
+
+
+def faults_of_file(path: Path | None = None) -> list[str]:
+    """Return every fault of the settings in force, each with its place, key and cure.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, or is not TOML.
+    """
+    read = _read(path)
+    return [] if isinstance(read, Settings) else read
+
+
+def _read(path: Path | None) -> Settings | list[str]:
+    """Return the settings in force, or all that is wrong with them."""
     found = find_config(path)
     values = {} if found is None else _read_toml(found)
-    _check_variables()
+    faults = list(_variable_faults())
+    environment: dict[str, Any] = {}
     try:
         environment = EnvSettingsSource(Settings)()
     except SettingsError as error:
-        raise ConfigError(f"environment: {error}: lists are written as JSON") from error
+        faults.append(f"environment: {error}: lists are written as JSON")
     try:
-        return Settings.model_validate(_overlay(values, environment))
+        settings = Settings.model_validate(_overlay(values, environment))
     except ValidationError as error:
-        named = _variable_of(error.errors()[0]["loc"], environment)
-        place = named or ("environment" if found is None else str(found))
-        raise ConfigError(f"{place}: {_first_cure(error)}") from error
+        for loc, text in _cures(error):
+            place = _variable_of(loc, environment)
+            faults.append(f"{place or ('environment' if found is None else found)}: {text}")
+        return faults
+    return faults or settings
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -81,8 +107,8 @@ def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def _check_variables() -> None:
-    """Refuse a variable of a section that there is not: pydantic would silently leave it out."""
+def _variable_faults() -> Iterator[str]:
+    """Name each variable of a section that there is not: pydantic would silently leave it out."""
     for variable in sorted(os.environ):
         section, nested, _ = variable.upper().removeprefix(PREFIX).partition("__")
         if not nested or not variable.upper().startswith(PREFIX):
@@ -91,7 +117,7 @@ def _check_variables() -> None:
             known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
             close = difflib.get_close_matches(f"{PREFIX}{section}", known, n=1)
             cure = f"did you mean {close[0]}__…?" if close else f"known are {', '.join(known)}"
-            raise ConfigError(f"{variable}: unknown variable; {cure}")
+            yield f"{variable}: unknown variable; {cure}"
 
 
 def _variable_of(loc: Sequence[int | str], environment: Mapping[str, Any]) -> str | None:
@@ -114,27 +140,33 @@ def _key_of(loc: Sequence[int | str]) -> str:
     return key or "settings"
 
 
-def _first_cure(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = _key_of(first["loc"])
-    others = {_key_of(e["loc"]) for e in error.errors()} - {key}
-    more = f" (and {len(others)} more)" if others else ""
+def _cures(error: ValidationError) -> Iterator[tuple[Loc, str]]:
+    """Yield every wrong key once: where it is, and what is wrong with it in one line."""
+    by_key: dict[str, list[ErrorDetails]] = {}
+    for one in error.errors():
+        by_key.setdefault(_key_of(one["loc"]), []).append(one)
+    for key, errors in by_key.items():
+        for text in _cure(key, errors):
+            yield errors[0]["loc"], f"{key}: {text}"
+
+
+def _cure(key: str, errors: Sequence[ErrorDetails]) -> list[str]:
+    first = errors[0]
     if first["type"] == "extra_forbidden":
         known = _known_keys(first["loc"][:-1])
         close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         cure = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
-        return f"{key}: unknown key; {cure}{more}"
+        return [f"unknown key; {cure}"]
     if first["type"] == "missing":
-        return f"{key}: missing; add it to the section{more}"
+        return ["missing; add it to the section"]
     if first["type"] == "model_type":
-        return f"{key}: write it as a section of its own, [{key}]{more}"
-    texts = [
-        e["msg"].removeprefix("Value error, ") for e in error.errors() if _key_of(e["loc"]) == key
-    ]
+        return [f"write it as a section of its own, [{key}]"]
+    texts = [one["msg"].removeprefix("Value error, ") for one in errors]
+    if not first["loc"]:
+        return texts[0].splitlines()  # What several sections do not agree on, a line each.
     text = " or ".join(t[0].lower() + t[1:] for t in texts)
     given = first["input"]
-    shown = f", not {given!r}" if isinstance(given, str | int | float) else ""
-    return f"{key}: {text}{shown}{more}"
+    return [f"{text}, not {given!r}" if isinstance(given, str | int | float) else text]
 
 
 def _known_keys(parents: Iterable[int | str]) -> list[str]:

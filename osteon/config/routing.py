@@ -5,6 +5,7 @@
 
 import difflib
 import re
+from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -110,8 +111,8 @@ DEFAULT_ROUTE = RouteSettings(
 )
 
 
-def check_keywords(route: RouteSettings) -> None:
-    """Refuse a keyword that no header can have: the route would silently take nothing."""
+def keyword_faults(route: RouteSettings) -> Iterator[str]:
+    """Name keywords that no header can have: the route would silently take nothing."""
     if not route.match:
         return
     # pydicom's dictionary takes longer to load than all the rest, and few commands need routes.
@@ -121,6 +122,4 @@ def check_keywords(route: RouteSettings) -> None:
         if keyword != "instances" and keyword not in keyword_dict:
             close = difflib.get_close_matches(keyword, ["instances", *keyword_dict], n=1)
             cure = f"did you mean {close[0]!r}?" if close else "see PS3.6 for what there is"
-            raise ValueError(
-                f"route {route.name!r} asks for {keyword!r}, which is no keyword of DICOM; {cure}"
-            )
+            yield f"route {route.name!r} asks for {keyword!r}, which is no keyword of DICOM; {cure}"

@@ -6,6 +6,7 @@ none changes it. The sections stand by subject in ``peers.py``, ``routing.py`` a
 reference`` as the documentation.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Self
 
@@ -22,7 +23,7 @@ from osteon.config.peers import (
     TlsSettings,
 )
 from osteon.config.processing import ClusterSettings, Generations, PipelineSettings
-from osteon.config.routing import DEFAULT_ROUTE, Condition, RouteSettings, check_keywords
+from osteon.config.routing import DEFAULT_ROUTE, Condition, RouteSettings, keyword_faults
 from osteon.config.values import AETitle, Priority, Section
 
 __all__ = [
@@ -81,19 +82,22 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
+        faults = list(self._disagreements())
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def _disagreements(self) -> Iterator[str]:
+        """Say what sections that name each other do not agree on."""
         names = [destination.name for destination in self.destination]
         for kind, listed in (("destination", names), ("route", [r.name for r in self.route])):
-            twice = {name for name in listed if listed.count(name) > 1}
-            if twice:
-                raise ValueError(f"{kind} {sorted(twice)[0]!r} is listed twice: rename one")
+            for name in sorted({name for name in listed if listed.count(name) > 1}):
+                yield f"{kind} {name!r} is listed twice: rename one"
         for route in self.route:
-            check_keywords(route)
-            for name in route.destinations or ():
-                if name not in names:
-                    raise ValueError(
-                        f"route {route.name!r} sends to {name!r}, which no [[destination]] is named"
-                    )
-        return self
+            yield from keyword_faults(route)
+            unknown = [name for name in route.destinations or () if name not in names]
+            for name in unknown:
+                yield f"route {route.name!r} sends to {name!r}, which no [[destination]] is named"
 
     @property
     def routes(self) -> tuple[RouteSettings, ...]:

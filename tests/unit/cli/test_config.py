@@ -106,10 +106,52 @@ def test_a_good_configuration_is_ok(config: Path) -> None:
 def test_an_unknown_key_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     path = tmp_path / "osteon.toml"
     path.write_text("[scp]\nae_titel = 'X'\n")
-    code, out = run("config", "check", "--config", path)
+    code, out = run("config", "show", "--config", path)
     assert code == 2
     assert out.startswith(f"osteon: {path}: scp.ae_titel: unknown key; did you mean 'ae_title'?")
     assert out.count("\n") == 1
+
+
+def test_check_names_every_fault_of_the_file_and_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "osteon.toml"
+    path.write_text(
+        "[scp]\nae_titel = 'X'\nport = 0\n"
+        "[pipeline]\nslots = 'many'\n"
+        "[[route]]\nname = 'r'\nshadow = 'builtin:bone'\nmatch = { Modality = { regex = '(' } }\n"
+    )
+    monkeypatch.setenv("OSTEON_HTTP__PORT", "x")
+    monkeypatch.setenv("OSTEON_SPC__PORT", "1")
+    code, out = run("config", "check", "--config", path)
+    assert code == 2
+    assert out.splitlines() == [
+        "OSTEON_SPC__PORT: unknown variable; did you mean OSTEON_SCP__…?",
+        f"{path}: scp.port: input should be greater than or equal to 1, not 0",
+        f"{path}: scp.ae_titel: unknown key; did you mean 'ae_title'?",
+        f"{path}: route[0].shadow: 'builtin:bone' is the route's own model: it cannot be its own"
+        " shadow, not 'builtin:bone'",
+        f"{path}: route[0].match.Modality.regex: not a regular expression: missing ), unterminated"
+        " subpattern at position 0, not '('",
+        f"{path}: pipeline.slots: input should be 'auto' or input should be a valid integer,"
+        " unable to parse string as an integer, not 'many'",
+        "OSTEON_HTTP__PORT: http.port: input should be a valid integer, unable to parse string as"
+        " an integer, not 'x'",
+        "osteon: 7 of the settings are wrong: nothing would start",
+    ]
+
+
+def test_check_names_every_disagreement_between_sections(tmp_path: Path) -> None:
+    path = tmp_path / "osteon.toml"
+    route = "[[route]]\nname = 'r'\ndestinations = ['x', 'y']\nmatch = { Modalty = 'CT' }\n"
+    path.write_text(route * 2)
+    code, out = run("config", "check", "--config", path)
+    assert code == 2
+    lines = out.splitlines()
+    assert lines[0] == f"{path}: settings: route 'r' is listed twice: rename one"
+    assert sum("did you mean 'Modality'?" in line for line in lines) == 2
+    assert sum("sends to 'y', which no [[destination]] is named" in line for line in lines) == 2
+    assert lines[-1] == "osteon: 7 of the settings are wrong: nothing would start"
 
 
 def test_check_names_every_fault_of_the_machine(tmp_path: Path) -> None:
@@ -136,6 +178,36 @@ def test_check_names_every_fault_of_the_machine(tmp_path: Path) -> None:
         "osteon: 6 of the settings",
     ):
         assert fault in out
+
+
+def test_check_looks_at_the_files_of_the_cluster_and_of_every_peer(tmp_path: Path) -> None:
+    (tmp_path / "pem").write_text("no certificate")
+    files = "".join(f'{key} = "{tmp_path}/{{}}"\n' for key in ("certificate", "key", "ca"))
+    path = tmp_path / "osteon.toml"
+    path.write_text(
+        f'data_dir = "{tmp_path}/data"\n'
+        f'[cluster]\nscheduler = "tls://gpu:8786"\nshared_data_dir = "{tmp_path}/none"\n'
+        + files.format("absent", "pem", "pem")
+        + '[[destination]]\nname = "pacs"\nae_title = "PACS"\nhost = "h"\nport = 104\n'
+        + "[destination.tls]\n"
+        + files.format("pem", "pem", "gone")
+        + '[[route]]\nname = "r"\nshadow = "nobody"\n'
+    )
+    code, out = run("config", "check", "--config", path)
+    assert code == 2
+    for fault in (
+        f"cluster.certificate: {tmp_path}/absent cannot be read: No such file or directory",
+        f"cluster.shared_data_dir: {tmp_path}/none is not a folder",
+        f"destination 'pacs' tls.ca: {tmp_path}/gone cannot be read",
+        "route 'r': no model 'nobody': known are builtin:bone",
+        "osteon: 4 of the settings do not hold",
+    ):
+        assert fault in out
+    path.write_text(path.read_text().replace("/absent", "/pem"))
+    assert (
+        f"cluster.certificate: {tmp_path}/pem holds no PEM certificate"
+        in (run("config", "check", "--config", path)[1])
+    )
 
 
 def test_check_says_that_the_data_folder_is_not_writable() -> None:
