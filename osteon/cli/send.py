@@ -29,10 +29,13 @@ class Sent:
         C-STORE status of a delivery → files.
     failed : list of tuple of Path and str
         File and reason.
+    not_tried : list of Path
+        What was left when the peer was lost, or had refused too many in a row.
     """
 
     statuses: Counter[int] = field(default_factory=Counter)
     failed: list[tuple[Path, str]] = field(default_factory=list)
+    not_tried: list[Path] = field(default_factory=list)
 
 
 @click.command(
@@ -43,12 +46,18 @@ class Sent:
 @json_option
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
 @click.option("--to", "name", required=True, help="Destination, or HOST:PORT:AE_TITLE.")
-def command(folder: Path, name: str, as_json: bool) -> None:
+@click.option(
+    "--calling-ae-title",
+    "calling",
+    metavar="AE_TITLE",
+    help="How to call oneself there; as the configuration says where absent.",
+)
+def command(folder: Path, name: str, calling: str | None, as_json: bool) -> None:
     """Send every DICOM file of a folder by C-STORE.
 
     The exit code is 10 if one was not taken.
     """
-    peer = peer_named(settings_in_force(), name)
+    peer = peer_named(settings_in_force(), name, calling)
     paths, skipped = sendable(files_of(folder))
     with progress(f"to {peer}", len(paths)) as bar:
         sent = send_all(peer, paths, bar)
@@ -59,6 +68,7 @@ def command(folder: Path, name: str, as_json: bool) -> None:
                 "sent": sent.statuses.total(),
                 "statuses": {f"0x{status:04X}": n for status, n in sent.statuses.items()},
                 "failed": [{"path": str(p), "reason": why} for p, why in sent.failed],
+                "not_tried": [str(path) for path in sent.not_tried],
                 "skipped": [{"path": str(s.path), "reason": s.why} for s in skipped],
             }
         )
@@ -66,10 +76,19 @@ def command(folder: Path, name: str, as_json: bool) -> None:
         for status, count in sent.statuses.items():
             click.echo(f"{count} files: 0x{status:04X}")
         for path, why in sent.failed:
-            click.echo(f"failed {path}: {printable(why)}")
+            click.echo(printable(f"failed {path}: {why}"))
+        if sent.not_tried:
+            click.echo(printable(f"not tried: {_range(sent.not_tried)}"))
         write_skipped([(skip.path, skip.why) for skip in skipped])
     if sent.failed:
-        raise DeliveryError(f"{len(sent.failed)} of {len(paths)} files were not taken by {peer}")
+        missed = len(sent.failed) + len(sent.not_tried)
+        raise DeliveryError(f"{missed} of {len(paths)} files were not taken by {peer}")
+
+
+def _range(paths: Sequence[Path]) -> str:
+    if len(paths) == 1:
+        return f"1 file, {paths[0]}"
+    return f"{len(paths)} files, from {paths[0]} to {paths[-1]}"
 
 
 def sendable(paths: Sequence[Path]) -> tuple[list[Path], list[Skipped]]:
@@ -112,12 +131,10 @@ def send_all(peer: Destination, paths: Sequence[Path], bar: Bar) -> Sent:
             sent.failed.append((paths[at], error.message))
             at, refused = at + 1, refused + 1
             if refused == REFUSALS_MAX:
-                sent.failed += [
-                    (path, "not tried: refused like those before") for path in paths[at:]
-                ]
+                sent.not_tried += paths[at:]
                 break
         except DeliveryError as error:
             sent.failed.append((paths[at], error.message))
-            sent.failed += [(path, "not tried") for path in paths[at + 1 :]]
+            sent.not_tried += paths[at + 1 :]
             break
     return sent

@@ -15,7 +15,9 @@ from osteon.cli.main import COMMANDS, cli
 from osteon.cli.options import example
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "cli.md"
-SPEAKING = {"list", "show", "test", "diff", "trace", "status", "verify", "echo", "send", "run", "purge"}
+SPEAKING = {
+    *("list", "show", "test", "diff", "trace", "status", "verify", "echo", "send", "run", "purge"),
+}
 
 
 def leaves(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from pynetdicom import AE, AllStoragePresentationContexts, evt
 
 from osteon.cli.main import cli
 from osteon.cli.peers import peer_named
@@ -61,7 +62,41 @@ def test_a_peer_that_refuses_everything_is_left_alone(ct: Path, tmp_path: Path) 
         code, out, _ = run("send", ct, "--to", f"127.0.0.1:{pacs.port}:PACS", "--json")
     assert code == 10
     assert len(asked) == 3
-    assert len(json.loads(out)["failed"]) == 6
+    answer = json.loads(out)
+    assert (len(answer["failed"]), len(answer["not_tried"])) == (3, 3)
+
+
+def test_a_lost_peer_is_told_in_one_line(ct: Path, tmp_path: Path) -> None:
+    with StandInPacs(tmp_path, respond=lambda _: (0xA700, "disk full")) as pacs:
+        code, out, err = run("send", ct, "--to", f"127.0.0.1:{pacs.port}:PACS")
+    assert code == 10
+    failed, not_tried = out.splitlines()
+    assert failed.startswith(f"failed {ct}")
+    files = sorted(ct.iterdir())
+    assert not_tried == f"not tried: 5 files, from {files[1]} to {files[-1]}"
+    assert err.startswith("osteon: 6 of 6 files were not taken by PACS at")
+
+
+def test_the_calling_ae_title_can_be_chosen(ct: Path, tmp_path: Path) -> None:
+    called_by = []
+
+    def note(event: evt.Event) -> int:
+        called_by.append(event.assoc.requestor.ae_title)
+        return 0x0000
+
+    ae = AE(ae_title="PACS")
+    ae.supported_contexts = AllStoragePresentationContexts
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, note)])
+    try:
+        port = server.socket.getsockname()[1]
+        to = ("send", ct, "--to", f"127.0.0.1:{port}:PACS", "--calling-ae-title")
+        assert run(*to, "CT 7")[0] == 0
+    finally:
+        server.shutdown()
+    assert set(called_by) == {"CT 7"}
+    code, out, err = run(*to, "LONGER_THAN_SIXTEEN")
+    assert (code, out) == (2, "")
+    assert "at most 16 characters" in err
 
 
 def test_a_full_peer_ends_it(ct: Path, tmp_path: Path) -> None:
@@ -70,7 +105,7 @@ def test_a_full_peer_ends_it(ct: Path, tmp_path: Path) -> None:
     answer = json.loads(out)
     assert code == 10
     assert "disk full" in answer["failed"][0]["reason"]
-    assert {failed["reason"] for failed in answer["failed"][1:]} == {"not tried"}
+    assert (len(answer["failed"]), len(answer["not_tried"])) == (1, 5)
 
 
 def test_an_echo_says_how_long_it_took(tmp_path: Path) -> None:
