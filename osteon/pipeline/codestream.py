@@ -28,7 +28,7 @@ def require_frame(stream: bytes, transfer_syntax_uid: str, rows: int, columns: i
     stream : bytes
         One frame, its fragments joined.
     transfer_syntax_uid : str
-        Transfer Syntax UID; RLE Lossless is left to its decoder.
+        Transfer Syntax UID.
     rows, columns : int
         Size that the data set states.
 
@@ -39,9 +39,12 @@ def require_frame(stream: bytes, transfer_syntax_uid: str, rows: int, columns: i
 
     References
     ----------
-    ITU-T T.81 (JPEG) B.1, T.87 (JPEG-LS) C.1, T.800 (JPEG 2000) A.5.1; DICOM PS3.5 8.2
+    ITU-T T.81 (JPEG) B.1, T.87 (JPEG-LS) C.1, T.800 (JPEG 2000) A.5.1; DICOM PS3.5 8.2, G.3
     """
     if transfer_syntax_uid == RLELossless:
+        pixels = _rle_pixels(stream)
+        if pixels != rows * columns:
+            raise ValueError(f"the stream holds {pixels:,} pixels, not {rows} x {columns}")
         return
     if transfer_syntax_uid in JPEG2000TransferSyntaxes:
         described = _jpeg_2000_size(stream)
@@ -92,3 +95,21 @@ def _jpeg_2000_size(stream: bytes) -> tuple[int, int, int]:
     # Lsiz and Rsiz, then the reference grid: size, offset, tile and its offset; Csiz.
     x, y, x0, y0, *_, components = struct.unpack_from(">8LH", stream, begin + 8)
     return y - y0, x - x0, components
+
+
+def _rle_pixels(stream: bytes) -> int:
+    """Return how many pixels the first segment holds: the high bytes, few runs of many."""
+    segments, at, end = struct.unpack_from("<3L", stream)
+    end = min(end if segments > 1 else len(stream), len(stream))
+    pixels = 0
+    while at < end:
+        run = stream[at]  # PS3.5 G.3.1: up to 127 literal bytes follow, from 129 one to repeat
+        if run < 128:
+            at += run + 2
+            pixels += run + 1 - max(0, at - end)
+        elif run > 128 and at + 1 < end:
+            at += 2
+            pixels += 257 - run
+        else:
+            at += 1
+    return pixels

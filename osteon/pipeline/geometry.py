@@ -26,10 +26,10 @@ POSITION_TOLERANCE_MM = 0.1
 POSITION_TOLERANCE_SLICES = 0.2
 SAME_POSITION_MM = 0.01
 
-# Direction cosines and pixel spacings that agree to 1e-4 move the far corner of a 512 x 512 image
-# of 500 mm by 0.05 mm, half of what a slice may be off.
-COSINE_TOLERANCE = 1e-4
-PIXEL_SPACING_TOLERANCE_MM = 1e-4
+# A result states the planes of all its frames by one orientation and one pixel spacing. Those of a
+# frame may differ by what moves its far corner so far; both together stay below the 0.01 mm by
+# which no result may be off.
+CORNER_TOLERANCE_MM = 0.004
 UNIT_LENGTH_TOLERANCE = 1e-3  # cosines written with three decimals
 
 NAMED_MAX = 5  # slices that one message names before it counts the rest
@@ -91,7 +91,7 @@ class FrameHeader:
     ----------
     source : SourceFrame
         The frame itself.
-    series_instance_uid, frame_of_reference_uid : str
+    patient_id, study_instance_uid, series_instance_uid, frame_of_reference_uid : str
         Empty where absent.
     instance_number : int or None
         Instance Number (0020,0013), or the frame number in a multi-frame instance.
@@ -108,6 +108,8 @@ class FrameHeader:
     """
 
     source: SourceFrame
+    patient_id: str
+    study_instance_uid: str
     series_instance_uid: str
     frame_of_reference_uid: str
     instance_number: int | None
@@ -154,8 +156,10 @@ def order_slices(headers: Sequence[FrameHeader]) -> tuple[Geometry, tuple[FrameH
     """
     _refuse_other_images(headers)
     _refuse_mixed_stacks(headers)
-    orientation = _orientation(headers)
     row_spacing_mm, column_spacing_mm = _pixel_spacing_mm(headers)
+    orientation = _orientation(
+        headers, max(headers[0].rows * row_spacing_mm, headers[0].columns * column_spacing_mm)
+    )
     normal = np.cross(orientation[0], orientation[1])
     normal /= np.linalg.norm(normal)
     positions = np.array([header.position_mm for header in headers], np.float64)
@@ -202,6 +206,8 @@ def _refuse_other_images(headers: Sequence[FrameHeader]) -> None:
 def _refuse_mixed_stacks(headers: Sequence[FrameHeader]) -> None:
     """Refuse frames that differ in what one stack has in common."""
     _one([(h.source.sop_class_uid, h) for h in headers], "SOP Classes")
+    _one([(h.patient_id, h) for h in headers], "patients")
+    _one([(h.study_instance_uid, h) for h in headers], "studies")
     _one([(h.series_instance_uid, h) for h in headers], "series")
     _one([(h.frame_of_reference_uid, h) for h in headers], "frames of reference")
     _one([(f"{h.rows} x {h.columns}", h) for h in headers], "image sizes (rows x columns)")
@@ -225,10 +231,10 @@ def _refuse_mixed_stacks(headers: Sequence[FrameHeader]) -> None:
             raise VolumeError(f"No valid {what} in {_names(without)}")
 
 
-def _orientation(headers: Sequence[FrameHeader]) -> NDArray[np.float64]:
+def _orientation(headers: Sequence[FrameHeader], size_mm: float) -> NDArray[np.float64]:
     """Return the unit vectors along a row and along a column that all frames share."""
     cosines = np.array([header.orientation for header in headers], np.float64)
-    _one_within(headers, cosines, COSINE_TOLERANCE, "orientations")
+    _one_within(headers, cosines, CORNER_TOLERANCE_MM / size_mm, "orientations")
     shared = cosines[0].reshape(2, 3)
     if not np.allclose(shared @ shared.T, np.eye(2), rtol=0, atol=UNIT_LENGTH_TOLERANCE):
         raise VolumeError(
@@ -241,7 +247,8 @@ def _orientation(headers: Sequence[FrameHeader]) -> NDArray[np.float64]:
 def _pixel_spacing_mm(headers: Sequence[FrameHeader]) -> tuple[float, float]:
     """Return the distances between rows and between columns that all frames share."""
     spacings_mm = np.array([header.pixel_spacing_mm for header in headers], np.float64)
-    _one_within(headers, spacings_mm, PIXEL_SPACING_TOLERANCE_MM, "pixel spacings (mm)")
+    tolerance_mm = CORNER_TOLERANCE_MM / max(headers[0].rows, headers[0].columns)
+    _one_within(headers, spacings_mm, tolerance_mm, "pixel spacings (mm)")
     if (spacings_mm[0] <= 0).any():
         raise VolumeError(f"Pixel Spacing {_numbers(spacings_mm[0])} is not positive")
     return float(spacings_mm[0, 0]), float(spacings_mm[0, 1])

@@ -7,6 +7,7 @@ whether a volume can do without it.
 """
 
 import math
+import re
 import struct
 from dataclasses import dataclass
 from functools import cache
@@ -28,11 +29,17 @@ from pydicom.uid import (
 
 from osteon.errors import VolumeError
 from osteon.pipeline.geometry import FrameHeader, SourceFrame
-from osteon.pipeline.pixels import PixelSource, mapped_errors
+from osteon.pipeline.pixels import NATIVE, PixelSource, mapped_errors
 
 CT_IMAGES = frozenset(
     {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
 )
+# Rescale Type, PS3.3 C.8.2.1 and C.11.1.1.2. Absent it means HU in a CT image; US is unspecified,
+# and what converters to multi-frame write where it was absent.
+HOUNSFIELD_UNITS = frozenset({"", "HU", "US"})
+GREYSCALE = frozenset({"MONOCHROME1", "MONOCHROME2"})  # differ in display alone, PS3.3 C.7.6.3.1.2
+# A decimal string, PS3.5 6.2; Python's own reading takes 1_0, inf and nan too.
+DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 FRAMES_MAX = 2**16  # an enhanced CT of 65,536 slices; a larger number is a damaged one
 
 
@@ -119,6 +126,7 @@ def _instance(path: Path, ds: Dataset, offset: int) -> SourceInstance:
         )
     groups = [[item, *shared] for item in per_frame] or [shared] * count
     pixels = _pixel_source(path, name, ds, offset, count)
+    _refuse_other_units(name, ds, groups)
     return SourceInstance(
         pixels=pixels,
         frames=tuple(_frame(path, ds, index, group) for index, group in enumerate(groups, 1)),
@@ -130,6 +138,8 @@ def _frame(path: Path, ds: Dataset, frame: int, groups: list[Dataset]) -> FrameH
     frame_type = _texts(_macro("CTImageFrameTypeSequence", groups, ds), "FrameType")
     return FrameHeader(
         source=SourceFrame(path, frame, _text(ds, "SOPClassUID"), _text(ds, "SOPInstanceUID")),
+        patient_id=_text(ds, "PatientID"),
+        study_instance_uid=_text(ds, "StudyInstanceUID"),
         series_instance_uid=_text(ds, "SeriesInstanceUID"),
         frame_of_reference_uid=_text(ds, "FrameOfReferenceUID"),
         instance_number=frame if groups else _integer(ds, "InstanceNumber"),
@@ -153,14 +163,23 @@ def _pixel_source(path: Path, name: str, ds: Dataset, offset: int, frames: int) 
     if high_bit is None:
         high_bit = bits_stored - 1
     pixel_representation = _integer(ds, "PixelRepresentation") or 0
+    # Only native pixels of 16 bits were ever written with a high bit of another place.
+    shifted = high_bit != bits_stored - 1
     if (
         bits_allocated not in (8, 16, 32)
         or not 1 <= bits_stored <= high_bit + 1 <= bits_allocated
+        or (shifted and (bits_allocated != 16 or ds.file_meta.TransferSyntaxUID not in NATIVE))
         or pixel_representation not in (0, 1)
     ):
         raise VolumeError(
             f"{name}: Bits Allocated {bits_allocated}, Bits Stored {bits_stored}, High Bit "
             f"{high_bit} and Pixel Representation {pixel_representation} describe no CT pixel"
+        )
+    photometric_interpretation = _text(ds, "PhotometricInterpretation") or "MONOCHROME2"
+    if _integer(ds, "SamplesPerPixel") in (None, 1) and photometric_interpretation not in GREYSCALE:
+        raise VolumeError(
+            f"{name}: Photometric Interpretation is {photometric_interpretation}: its pixels are "
+            "no grey values"
         )
     signed = pixel_representation == 1
     padding = _integer(ds, "PixelPaddingValue", signed=signed)
@@ -178,11 +197,22 @@ def _pixel_source(path: Path, name: str, ds: Dataset, offset: int, frames: int) 
         bits_stored=bits_stored,
         high_bit=high_bit,
         pixel_representation=pixel_representation,
-        photometric_interpretation=_text(ds, "PhotometricInterpretation") or "MONOCHROME2",
+        photometric_interpretation=photometric_interpretation,
         padding=None
         if padding is None or limit is None
         else (min(padding, limit), max(padding, limit)),
     )
+
+
+def _refuse_other_units(name: str, ds: Dataset, groups: list[list[Dataset]]) -> None:
+    """Refuse grey values of which the scanner says that they are no Hounsfield units."""
+    for group in groups:
+        units = _text(_macro("PixelValueTransformationSequence", group, ds), "RescaleType").upper()
+        if units not in HOUNSFIELD_UNITS:
+            raise VolumeError(
+                f"{name}: Rescale Type is {units}, not HU: its grey values are no Hounsfield "
+                "units. Send the CT series that this one was derived from"
+            )
 
 
 def _rescale(
@@ -225,10 +255,10 @@ def _text(ds: Dataset, keyword: str) -> str:
 
 def _numbers(ds: Dataset, keyword: str) -> tuple[float, ...] | None:
     """Return the values of a DS or IS element; None where one is no finite number."""
-    try:
-        numbers = tuple(float(value) for value in _texts(ds, keyword))
-    except ValueError:
+    texts = _texts(ds, keyword)
+    if not all(map(DECIMAL.fullmatch, texts)):
         return None
+    numbers = tuple(map(float, texts))
     return numbers if numbers and all(map(math.isfinite, numbers)) else None
 
 

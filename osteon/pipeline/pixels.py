@@ -8,7 +8,7 @@ slow (native 16-bit, read straight from the file) or has no decoder (12-bit and 
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -131,18 +131,24 @@ class PixelSource:
     padding: tuple[int, int] | None
 
 
-def read_frames(source: PixelSource) -> Iterator[NDArray[Any]]:
+def read_frames(
+    source: PixelSource, places: Iterable[NDArray[np.int16]] = ()
+) -> Iterator[NDArray[Any]]:
     """Read the stored values of an instance, frame by frame.
 
     Parameters
     ----------
     source : PixelSource
         The file, and what its header says about its pixels.
+    places : iterable of ndarray of int16, shape (rows, columns)
+        Contiguous memory, one for each frame, into which native 16-bit pixels are read; the frame
+        is then a view of it. Decoders allocate for themselves.
 
     Yields
     ------
     ndarray of integers, shape (rows, columns)
-        Stored values, sign extended from Bits Stored; not to be written to.
+        Stored values, sign extended from Bits Stored. Padding that Bits Stored cannot hold keeps
+        its value.
 
     Raises
     ------
@@ -164,7 +170,7 @@ def read_frames(source: PixelSource) -> Iterator[NDArray[Any]]:
     shape = (source.rows, source.columns)
     with mapped_errors(f"{source.name}: the pixel data is damaged or truncated"):
         decoded = 0
-        for frame in islice(_decode(source, syntax), source.frames):
+        for frame in islice(_decode(source, syntax, iter(places)), source.frames):
             if frame.shape != shape:
                 raise ValueError(f"a frame of {frame.shape} pixels, not {shape}")
             decoded += 1
@@ -200,7 +206,11 @@ def mapped_errors(damaged: str) -> Iterator[None]:
 
 
 def to_hu(
-    stored: NDArray[Any], slope: float, intercept: float, padding: tuple[int, int] | None
+    stored: NDArray[Any],
+    slope: float,
+    intercept: float,
+    padding: tuple[int, int] | None,
+    out: NDArray[np.int16] | None = None,
 ) -> NDArray[np.int16] | NDArray[np.float32]:
     """Rescale stored values to Hounsfield units; padding becomes air.
 
@@ -212,6 +222,8 @@ def to_hu(
         Rescale Slope and Rescale Intercept (PS3.3 C.11.1.1.2).
     padding : tuple of int, optional
         Lowest and highest stored value that become `AIR_HU`.
+    out : ndarray of int16, optional
+        Where the result goes if int16 can hold it; `stored` may be a view of it.
 
     Returns
     -------
@@ -225,16 +237,23 @@ def to_hu(
             padded = None
     hu: NDArray[np.int16] | NDArray[np.float32]
     if _fits_int16(stored, slope, intercept, padded):
+        hu = np.empty(stored.shape, np.int16) if out is None else out
         # Modulo 2**16 is exact here, since every result is known to fit.
-        hu = stored.astype(np.int16)
+        if not _is_same_memory(stored, hu):
+            np.copyto(hu, stored, casting="unsafe")
         if slope != 1:
             hu *= np.int16(slope)
-        hu += np.int16(intercept)
+        if intercept != 0:
+            hu += np.int16(intercept)
     else:
         hu = (stored * np.float64(slope) + intercept).astype(np.float32)
     if padded is not None:
         hu[padded] = AIR_HU
     return hu
+
+
+def _is_same_memory(stored: NDArray[Any], hu: NDArray[np.int16]) -> bool:
+    return stored.itemsize == hu.itemsize and stored.ctypes.data == hu.ctypes.data
 
 
 def _fits_int16(
@@ -266,10 +285,14 @@ def _pixel_data(path: Path, syntax: UID, offset: int) -> Iterator[tuple[BinaryIO
         yield file, length
 
 
-def _decode(source: PixelSource, syntax: UID) -> Iterator[NDArray[Any]]:
+def _decode(
+    source: PixelSource, syntax: UID, places: Iterator[NDArray[np.int16]]
+) -> Iterator[NDArray[Any]]:
     with _pixel_data(source.path, syntax, source.offset) as (file, length):
+        if syntax in NATIVE:
+            _require_length(length, source)
         if syntax in NATIVE and source.bits_allocated == 16:
-            yield from _native_frames(file, length, syntax, source)
+            yield from _native_frames(file, syntax, source, places)
             return
         if syntax not in NATIVE:
             begin = file.tell()
@@ -281,6 +304,17 @@ def _decode(source: PixelSource, syntax: UID) -> Iterator[NDArray[Any]]:
                 yield _gdcm_frame(stream, syntax, source)
         else:
             yield from _pydicom_frames(file, syntax, source)
+
+
+def _require_length(length: int, source: PixelSource) -> None:
+    """Refuse pixels of another size than Rows and Columns state: they would be skewed or cut."""
+    expected = source.frames * source.rows * source.columns * source.bits_allocated // 8
+    if length not in (expected, expected + expected % 2):  # PS3.5 8.1.1: padded to even length
+        what = f"{source.frames} frames of " if source.frames > 1 else ""
+        raise ValueError(
+            f"{length:,} bytes, where {what}{source.rows} x {source.columns} pixels of "
+            f"{source.bits_allocated} bits are {expected:,}"
+        )
 
 
 def _pydicom_frames(file: BinaryIO, syntax: UID, source: PixelSource) -> Iterator[NDArray[Any]]:
@@ -302,24 +336,42 @@ def _pydicom_frames(file: BinaryIO, syntax: UID, source: PixelSource) -> Iterato
 
 
 def _native_frames(
-    file: BinaryIO, length: int, syntax: UID, source: PixelSource
+    file: BinaryIO, syntax: UID, source: PixelSource, places: Iterator[NDArray[np.int16]]
 ) -> Iterator[NDArray[Any]]:
-    frame_bytes = 2 * source.rows * source.columns
-    if length < frame_bytes * source.frames:
-        raise ValueError(f"{length:,} of {frame_bytes * source.frames:,} bytes")
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
-    dtype = np.dtype(f"{order}{'ui'[source.pixel_representation]}2")
-    # Bits outside Bits Stored have no meaning (PS3.5 8.1.1): push them out on both sides.
-    left = 15 - source.high_bit
-    right = 16 - source.bits_stored
+    shape = (source.rows, source.columns)
     for _ in range(source.frames):
-        value = file.read(frame_bytes)
-        if len(value) < frame_bytes:
-            raise EOFError(f"{len(value):,} of {frame_bytes:,} bytes of a frame")
-        frame = np.frombuffer(value, dtype).reshape(source.rows, source.columns)
-        if right:
-            frame = (frame << left) >> right
+        place = next(places, None)
+        if place is None:
+            place = np.empty(shape, np.int16)
+        read = file.readinto(place.reshape(-1).view(np.uint8))  # type: ignore[attr-defined] # so
+        if read < place.nbytes:
+            raise EOFError(f"{read:,} of {place.nbytes:,} bytes of a frame")
+        if syntax == ExplicitVRBigEndian:
+            place.byteswap(inplace=True)
+        frame = place.view(f"{'ui'[source.pixel_representation]}2")
+        if source.bits_stored < 16:
+            _drop_other_bits(frame, source)
         yield frame
+
+
+def _drop_other_bits(frame: NDArray[Any], source: PixelSource) -> None:
+    """Push out the bits outside Bits Stored, which mean nothing (PS3.5 8.1.1), on both sides."""
+    kept = None
+    if source.padding is not None and _is_outside(source.padding, source):
+        # Some writers pad with a value that Bits Stored cannot hold; cut, it could read as bone.
+        padded = (frame >= source.padding[0]) & (frame <= source.padding[1])
+        kept = frame[padded]
+    frame <<= 15 - source.high_bit
+    frame >>= 16 - source.bits_stored
+    if kept is not None:
+        frame[padded] = kept
+
+
+def _is_outside(values: tuple[int, int], source: PixelSource) -> bool:
+    """Say whether Bits Stored can hold neither value."""
+    low = -(1 << (source.bits_stored - 1)) if source.pixel_representation else 0
+    high = low + (1 << source.bits_stored) - 1
+    return values[1] < low or values[0] > high
 
 
 def _gdcm_frame(stream: bytes, syntax: UID, source: PixelSource) -> NDArray[Any]:

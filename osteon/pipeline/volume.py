@@ -6,7 +6,7 @@ that a series which is no volume costs no decoding and memory holds one frame be
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,41 +113,48 @@ def read_volume(
         known = held or {}
         instances = [known[path].instance if path in known else read_header(path) for path in paths]
         geometry, ordered = order_slices([h for one in instances for h in one.frames])
-        frames = (
-            known[path].hu_yx if path in known else _decode(instance)
-            for path, instance in zip(paths, instances, strict=True)
-        )
-        hu_zyx = _fill(geometry, ordered, zip(instances, frames, strict=True), on_frame)
+        hu_zyx = _fill(geometry, ordered, instances, known, on_frame)
     return Volume(hu_zyx, geometry, tuple(header.source for header in ordered))
 
 
 def _fill(
     geometry: Geometry,
     ordered: Sequence[FrameHeader],
-    frames: Iterable[tuple[SourceInstance, Iterable[NDArray[Any]]]],
+    instances: Sequence[SourceInstance],
+    known: Mapping[Path, Slices],
     on_frame: Callable[[int, int], None] | None,
 ) -> NDArray[np.int16] | NDArray[np.float32]:
     """Put every frame into its place; the first that needs it makes the volume float32."""
     slice_of = {header.source: index for index, header in enumerate(ordered)}
     hu_zyx: NDArray[np.int16] | NDArray[np.float32] = np.empty(geometry.shape_zyx, np.int16)
     done = 0
-    for instance, hu_of_frames in frames:
-        for header, hu_yx in zip(instance.frames, hu_of_frames, strict=True):
+    for instance in instances:
+        places = [hu_zyx[slice_of[header.source]] for header in instance.frames]
+        held = known.get(instance.pixels.path)
+        frames = _decode(instance, places) if held is None else held.hu_yx
+        for header, hu_yx in zip(instance.frames, frames, strict=True):
             if hu_yx.dtype == np.float32 and hu_zyx.dtype != np.float32:
                 hu_zyx = hu_zyx.astype(np.float32)
-            hu_zyx[slice_of[header.source]] = hu_yx
+            place = hu_zyx[slice_of[header.source]]
+            if not np.may_share_memory(place, hu_yx):
+                place[...] = hu_yx
             done += 1
             if on_frame is not None:
                 on_frame(done, len(ordered))
     return hu_zyx
 
 
-def _decode(instance: SourceInstance) -> Iterator[NDArray[Any]]:
-    """Decode an instance frame by frame into Hounsfield units."""
-    for rescale, stored in zip(instance.rescales, read_frames(instance.pixels), strict=True):
+def _decode(
+    instance: SourceInstance, places: Sequence[NDArray[Any]] = ()
+) -> Iterator[NDArray[Any]]:
+    """Decode an instance frame by frame into Hounsfield units, in place where int16 holds them."""
+    outs = [place if place.dtype == np.int16 else None for place in places]
+    outs = outs or [None] * len(instance.frames)
+    stored_yx = read_frames(instance.pixels, (out for out in outs if out is not None))
+    for rescale, stored, out in zip(instance.rescales, stored_yx, outs, strict=True):
         if rescale is None:
             raise VolumeError(
                 f"{instance.pixels.name} has no valid Rescale Slope and Rescale Intercept: "
                 "its grey values cannot be turned into Hounsfield units"
             )
-        yield to_hu(stored, *rescale, instance.pixels.padding)
+        yield to_hu(stored, *rescale, instance.pixels.padding, out)

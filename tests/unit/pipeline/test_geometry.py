@@ -18,6 +18,8 @@ AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 def header(index: int, position: Any, orientation: Any = AXIAL) -> FrameHeader:
     return FrameHeader(
         source=SourceFrame(Path(f"{index}.dcm"), 1, "1.2.840.10008.5.1.4.1.1.2", f"1.2.{index}"),
+        patient_id="P",
+        study_instance_uid="1.2",
         series_instance_uid="1.2.3",
         frame_of_reference_uid="1.2.4",
         instance_number=index,
@@ -119,6 +121,8 @@ def test_a_gantry_tilt_shears_the_affine(degrees: float) -> None:
         ({"rows": 256}, "2 different image sizes.*256 x 400: image 4$"),
         ({"frame_of_reference_uid": "9.9"}, "2 different frames of reference.*9.9: image 4$"),
         ({"frame_of_reference_uid": ""}, "2 different frames of reference.*none: image 4$"),
+        ({"patient_id": "Q"}, "2 different patients.*Q: image 4$"),
+        ({"study_instance_uid": "9.9"}, "2 different studies.*9.9: image 4$"),
         ({"series_instance_uid": "9.9"}, "2 different series.*9.9: image 4$"),
         ({"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, r"Localizer.*: image 4\."),
         ({"samples_per_pixel": 3}, "Colour images.*: image 4$"),
