@@ -1,14 +1,18 @@
 """``osteon jobs``: what the node works on, and what a person can do about it."""
 
 import getpass
+from collections.abc import Callable, Collection
 from typing import Any
 
 import click
 
 from osteon.cli.options import config_option, example, job_table, json_option, settings_in_force
 from osteon.cli.output import local_time, printable, write_json, write_table
-from osteon.pipeline.job import Status
+from osteon.errors import StaleTransition
+from osteon.pipeline.job import State, Status
 from osteon.pipeline.table import jobs, views
+from osteon.pipeline.table.connection import Row, Table
+from osteon.pipeline.table.names import jobs_named
 
 COLUMNS = ("id", "status", "progress", "instances", "route", "updated", "series", "reason")
 
@@ -22,7 +26,9 @@ def command() -> None:
 @config_option
 @json_option
 @click.option("--status", type=click.Choice([s.value for s in Status]), help="Only these.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many."
+)
 def list_jobs(status: str | None, limit: int, as_json: bool) -> None:
     """List jobs, the newest first.
 
@@ -65,27 +71,49 @@ def show(name: str, as_json: bool) -> None:
         write_table(("segment", "ml"), rows)
 
 
-@command.command(epilog=example("osteon jobs retry 17"))
+@command.command(epilog=example("osteon jobs retry 17", "osteon jobs retry A4711"))
 @config_option
-@click.argument("job_id", metavar="ID", type=click.IntRange(min=1))
-def retry(job_id: int) -> None:
+@click.argument("name", metavar="ID|ACCESSION")
+def retry(name: str) -> None:
     """Run a finished job again on the same input.
 
-    The result keeps its UIDs.
+    It goes by a job, a series or study UID, or an accession number; of several jobs those are run
+    that failed or were cancelled. The result keeps its UIDs.
     """
-    with job_table(settings_in_force()) as table:
-        jobs.rerun(table, jobs.get(table, job_id), _who())
-    click.echo(f"job {job_id} waits to run again")
+    again = (State.FAILED, State.CANCELLED)
+    _each(name, again, "has failed or was cancelled", jobs.rerun, "waits to run again")
 
 
-@command.command(epilog=example("osteon jobs cancel 17"))
+@command.command(epilog=example("osteon jobs cancel 17", "osteon jobs cancel A4711"))
 @config_option
-@click.argument("job_id", metavar="ID", type=click.IntRange(min=1))
-def cancel(job_id: int) -> None:
-    """Stop a job that is not finished."""
+@click.argument("name", metavar="ID|ACCESSION")
+def cancel(name: str) -> None:
+    """Stop a job that is not finished.
+
+    It goes by a job, a series or study UID, or an accession number; of several jobs all are stopped
+    that are not finished.
+    """
+    unfinished = tuple(state for state in State if not state.final)
+    _each(name, unfinished, "is unfinished", jobs.cancel, "is cancelled")
+
+
+def _each(
+    name: str,
+    states: Collection[State],
+    condition: str,
+    act: Callable[[Table, Row, str], None],
+    done: str,
+) -> None:
+    """Do something to the job that a name means; of several, to those in one of some states."""
     with job_table(settings_in_force()) as table:
-        jobs.cancel(table, jobs.get(table, job_id), _who())
-    click.echo(f"job {job_id} is cancelled")
+        meant = jobs_named(table, name)
+        chosen = meant if len(meant) == 1 else [job for job in meant if job["state"] in states]
+        if not chosen:
+            ids = ", ".join(str(job["id"]) for job in meant)
+            raise StaleTransition(f"of {name}, none of the jobs {ids} {condition}: name one")
+        for job in chosen:
+            act(table, job, _who())
+            click.echo(f"job {job['id']} {done}")
 
 
 def row_of(job: dict[str, Any]) -> tuple[object, ...]:

@@ -20,7 +20,9 @@ REFRESH_S = 1.0
 @click.command(name="watch", epilog=example("osteon watch", "osteon watch --once"))
 @config_option
 @click.option("--once", is_flag=True, help="Print the table once and end; for scripts.")
-@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1, 500), default=20, show_default=True, help="How many."
+)
 def command(once: bool, limit: int) -> None:
     """Show the newest jobs, refreshed every second, until Ctrl-C."""
     with job_table(settings_in_force()) as table:

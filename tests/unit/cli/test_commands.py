@@ -116,7 +116,7 @@ def test_every_exit_code_of_the_error_tree_is_documented() -> None:
     ("args", "code", "says"),
     [
         (["no-such-command"], 2, "No such command"),
-        (["jobs", "retry", "x"], 2, "Invalid value"),
+        (["jobs", "list", "--limit", "x"], 2, "Invalid value"),
         (["config", "show", "--config", "/nowhere.toml"], 2, "osteon: /nowhere.toml: no such file"),
         (["jobs", "list"], 2, "osteon: no job table in data: start `osteon serve`"),
         (["verify"], 2, "osteon: no spool in data"),
