@@ -21,6 +21,16 @@ from osteon.errors import OsteonError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 10
+_PASSING = frozenset(  # RFC 9110 section 15: the state of the server or the network, not the request
+    {
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.BAD_GATEWAY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        HTTPStatus.GATEWAY_TIMEOUT,
+        HTTPStatus.INSUFFICIENT_STORAGE,
+    }
+)
 log = structlog.get_logger(__name__)
 
 
@@ -34,6 +44,7 @@ class Problem(BaseModel):
     status: int = Field(description="The HTTP status.")
     detail: str = Field(description="What was wrong this time, with what, and what to do.")
     instance: str = Field(description="The path that was asked for.")
+    retryable: bool = Field(description="Whether the same call may succeed later.")
 
 
 def slug_of(error: type[OsteonError]) -> str:
@@ -62,9 +73,14 @@ def problem(
     path : str
         The path that was asked for.
     members : Any
-        ``type`` and ``title`` where the kind has its own, and extension members.
+        ``type``, ``title`` and ``retryable`` where the kind has its own, and extension members.
     """
-    standard = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+    standard = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "retryable": status in _PASSING,
+    }
     content = standard | members | {"detail": detail, "instance": path}
     return JSONResponse(content, status, headers=headers, media_type=MEDIA_TYPE)
 
@@ -135,7 +151,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:  # noqa: ARG001 - its call
     detail = "the client went away before its request was complete"
-    return problem(request.url.path, HTTPStatus.BAD_REQUEST, detail)
+    return problem(request.url.path, HTTPStatus.BAD_REQUEST, detail, retryable=True)
 
 
 async def _on_unexpected(request: Request, error: Exception) -> Response:

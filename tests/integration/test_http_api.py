@@ -54,7 +54,9 @@ def served(tmp_path: Path) -> Iterator[Served]:
 def problem_of(response: httpx.Response, status: int) -> dict[str, object]:
     assert (response.status_code, response.headers["content-type"]) == (status, PROBLEM)
     found: dict[str, object] = response.json()
-    assert found.keys() >= {"type", "title", "status", "detail", "instance"}
+    assert found.keys() >= {"type", "title", "status", "detail", "instance", "retryable"}
+    if found["type"] == "about:blank":
+        assert found["retryable"] == (status in {408, 429, 502, 503, 504, 507})
     assert (found["status"], found["instance"]) == (status, response.request.url.path)
     return found
 
@@ -360,7 +362,7 @@ def test_an_unexpected_error_is_a_problem_and_is_logged(
 
 
 def test_a_broken_table_is_a_problem_that_may_pass(served: Served) -> None:
-    served.table.change("ALTER TABLE delivery RENAME TO elsewhere")
+    served.table.change("ALTER TABLE series RENAME TO elsewhere")
     answer = served.client.get("/metrics")
     assert problem_of(answer, 503)["type"] == "/api/docs#table"
     assert "retry-after" in answer.headers
