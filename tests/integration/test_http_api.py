@@ -12,6 +12,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -193,7 +194,14 @@ def test_a_client_that_goes_away_leaves_nothing(served: Served) -> None:
         head = f"POST {FILES} HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n"
         sock.sendall(head.encode() + bytes(3_000_000))
     assert served.client.post(FILES, content=dicom_file()).status_code == 202
-    assert not [p for p in (served.settings.data_dir / "incoming").rglob("*") if p.is_file()]
+    incoming = served.settings.data_dir / "incoming"
+
+    def written() -> list[Path]:
+        with suppress(FileNotFoundError):  # One that has got its last name meanwhile.
+            return [p for p in incoming.rglob("*") if p.is_file() and p.stat().st_size]
+        return [incoming]
+
+    wait_until(lambda: not written(), 10)
 
 
 # Files
