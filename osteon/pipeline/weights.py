@@ -131,6 +131,27 @@ def read_tensors(
         ) from error
 
 
+def load_state(module: torch.nn.Module, state: Any, path: Path) -> None:
+    """Put a state dict into a network; prefixes of wrappers around it are dropped.
+
+    Raises
+    ------
+    ModelError
+        It is none, or not of this network.
+    """
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ModelError(f"{path}: no state dict of tensors")
+    named = {
+        str(key).removeprefix("_orig_mod.").removeprefix("module."): value
+        for key, value in state.items()
+    }
+    try:
+        module.load_state_dict(named)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise ModelError(f"{path}: not of this network: {' '.join(lines[:2])[:300]}") from error
+
+
 def _read_safetensors(content: bytes, name: str) -> dict[str, torch.Tensor]:
     # An optional dependency: only folders with such a file need it.
     try:
