@@ -21,7 +21,8 @@ from osteon.errors import OsteonError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 10
-_PASSING = frozenset(  # RFC 9110 section 15: the state of the server or the network, not the request
+# What is the state of the server or of the network, and not the request (RFC 9110 section 15).
+_PASSING = frozenset(
     {
         HTTPStatus.REQUEST_TIMEOUT,
         HTTPStatus.TOO_MANY_REQUESTS,
