@@ -70,6 +70,9 @@ class SourceSettings(Section):
     )
     weight: float = Field(1.0, gt=0, le=1000, description="Its share of the workers.")
     priority: Priority = Field(Priority.ROUTINE, description="Priority of its series.")
+    running_max: int | None = Field(
+        None, ge=1, description="Its jobs between admission and delivery; no own limit if absent."
+    )
     quiet_s: Seconds | None = Field(None, description="Its own quiet time instead of scp.quiet_s.")
     port: Port | None = Field(
         None,

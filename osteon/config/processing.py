@@ -28,7 +28,19 @@ class PipelineSettings(Section):
     slots: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = Field(
         "auto", description="Worker processes; auto is one a GPU, else one for every two cores."
     )
-    running_max: int = Field(8, ge=1, le=10_000, description="Jobs between admission and delivery.")
+    running_max: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = Field(
+        "auto",
+        description="Jobs between admission and delivery, those of less urgent classes not counted;"
+        " auto is two a slot and at least 8.",
+    )
+    models_max: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {}, description="Jobs between admission and delivery by model, as in `{ lungs = 1 }`."
+    )
+    memory_gb: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
+        "auto",
+        description="Memory (10^9 bytes) that these jobs share, by the size of their series; auto"
+        " is three quarters of this host's, and no limit with a cluster.",
+    )
     waiting_max: int = Field(
         100_000, ge=1, description="Waiting jobs at which new associations are turned away."
     )
@@ -39,6 +51,21 @@ class PipelineSettings(Section):
     lease_s: Seconds = Field(60.0, gt=0, description="Lease of a running stage; it is renewed.")
     stage_timeout_s: Seconds = Field(
         1800.0, gt=0, description="A stage that runs longer is killed and tried again."
+    )
+    recycle_jobs: int = Field(
+        500, ge=1, description="Jobs after which a worker process makes room for a fresh one."
+    )
+    recycle_growth_gb: float = Field(
+        4.0,
+        gt=0,
+        description="Memory (10^9 bytes) by which a worker process may grow after its first job"
+        " before a fresh one takes its place.",
+    )
+    evidence_cache_gb: float = Field(
+        10.0,
+        ge=0,
+        description="Disk space (10^9 bytes) for what slow 2D models said of slices, so that"
+        " nothing is predicted twice; what was of no use for longest is removed first.",
     )
     ahead: bool = Field(
         True, description="Run a series that looks whole while its quiet time still lasts."

@@ -1,29 +1,27 @@
-"""Admission: a quiet series is judged, routed and closed; its jobs are let in as there is room.
+"""Admission: a quiet series is judged, routed and closed; what it becomes waits at the door.
 
-Due series of the table enter and jobs leave; then the throttler is asked which of them enter. The
-observer calls both at every tick.
+Due series of the table enter and jobs leave, with what each of them costs. The observer calls it
+for every due series; ``door.py`` then lets jobs in.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import structlog
 
 from osteon.config.settings import Generations, Priority, Settings
 from osteon.errors import StaleTransition
-from osteon.pipeline.budget import at_the_door, cost_of, limits_of
+from osteon.pipeline.budget import cost_of
 from osteon.pipeline.completeness import Slice, Verdict, judge
 from osteon.pipeline.routes import Candidate, Decision, decide_in_study
-from osteon.pipeline.spool import free_bytes
-from osteon.pipeline.table import jobs, lines, series, shares
+from osteon.pipeline.table import jobs, lines, series
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.series import NewJob
-from osteon.pipeline.throttler import Clocks, Inside, Waiting, advance, choose
 
 NO_ROUTE = "none"
-EXPLAIN_S = 1.0
 CLASSES = tuple(Priority)
 log = structlog.get_logger(__name__)
 
@@ -35,79 +33,6 @@ def judge_series(settings: Settings, table: Table, row: Row) -> None:
         _judge(settings, table, row)
 
 
-class Door:
-    """Let jobs in while there is room, and write down what the others wait for.
-
-    Parameters
-    ----------
-    settings : Settings
-        Its limits are read anew at every look.
-    """
-
-    def __init__(self, settings: Settings, table: Table) -> None:
-        self._settings = settings
-        self._table = table
-        self._looked_at = float("-inf")
-
-    def admit(self, slots: int) -> None:
-        """Let in what the throttler says.
-
-        While the house is full the lines are looked at once a second only, to tell new heads what
-        they wait for: with a thousand sources a look is not free.
-
-        Parameters
-        ----------
-        slots : int
-            How many stages run at once.
-        """
-        table, now = self._table, self._table.clock()
-        urgent = lines.most_urgent(table)
-        if urgent is None:
-            return
-        limits = limits_of(self._settings, slots)
-        inside = Inside(map(at_the_door, lines.inside(table)))
-        full = inside.as_urgent_as(urgent) >= limits.running_max
-        if full and 0 <= now - self._looked_at < EXPLAIN_S:
-            return
-        self._looked_at = now
-        rows = {(row["calling_ae_title"], row["model"]): row for row in lines.heads(table)}
-        free = free_bytes(table.data_dir)
-        held: dict[int, str] = {}
-        while rows and not held:
-            waiting = [at_the_door(row) for row in rows.values()]
-            clocks = {priority: self._clocks(priority) for priority in {w.priority for w in waiting}}
-            chosen, held = choose(waiting, inside, limits, free, clocks)
-            if chosen is not None:
-                line = chosen.source, chosen.model
-                self._let_in(rows[line], chosen, advance(clocks[chosen.priority], chosen, limits))
-                inside.add(chosen)
-                following = lines.head(table, *line)
-                if following is None:
-                    del rows[line]
-                else:
-                    rows[line] = following
-        self._explain(rows.values(), held)
-
-    def _clocks(self, priority: int) -> Clocks:
-        served = shares.served(self._table, priority)
-        return Clocks(
-            now=shares.began(self._table, priority),
-            served={row["calling_ae_title"]: row["served"] for row in served},
-        )
-
-    def _let_in(self, row: Row, job: Waiting, span: tuple[float, float]) -> None:
-        with suppress(StaleTransition), self._table.write():  # A person may have cancelled it.
-            jobs.admit(self._table, row, "waits for a worker")
-            shares.advance(self._table, job.priority, job.source, *span)
-
-    def _explain(self, rows: Iterable[Row], held: Mapping[int, str]) -> None:
-        news = [row for row in rows if held.get(row["id"], row["reason"]) != row["reason"]]
-        if news:
-            with self._table.write():
-                for row in news:
-                    jobs.explain(self._table, row, held[row["id"]])
-
-
 def _judge(settings: Settings, table: Table, row: Row) -> None:
     now = table.clock()
     instances = series.input_of(table, row)
@@ -117,7 +42,9 @@ def _judge(settings: Settings, table: Table, row: Row) -> None:
         return
     study = series.of_study(table, row["study_instance_uid"])
     siblings = [row, *(s for s in study if s["series_instance_uid"] != row["series_instance_uid"])]
-    new_jobs = _route(settings, row, instances, siblings)
+    cost, input_bytes = cost_of(row["header"], instances)
+    routed = _route(settings, row, instances, siblings)
+    new_jobs = [replace(job, cost=cost, input_bytes=input_bytes) for job in routed]
     if any(_is_chosen(settings, job) for job in new_jobs):
         # Of series that wait for each other none is open at the latest of their due times.
         dues = [_open_until(settings, table, s, now) for s in siblings if s is not row]
@@ -196,6 +123,7 @@ def _new_job(settings: Settings, row: Row, decision: Decision, input_sha256: str
         destinations=json.dumps(names),
         input_sha256=input_sha256,
         rejected=None if decision.taken else f"{route.name}: {decision.why}",
+        shadow=json.dumps(route.shadow),
     )
 
 

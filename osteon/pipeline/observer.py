@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 import structlog
 
 from osteon.config.settings import Settings
-from osteon.pipeline.admission import admit_waiting, judge_series
+from osteon.pipeline.admission import judge_series
 from osteon.pipeline.delivery import Delivery
 from osteon.pipeline.dispatcher import Dispatcher
+from osteon.pipeline.door import Door
 from osteon.pipeline.engine import Engine
+from osteon.pipeline.shadow import Shadow
 from osteon.pipeline.table import deliveries, jobs, lines, series
 from osteon.pipeline.table.connection import Table
 
@@ -41,8 +43,11 @@ class Observer:
     def __init__(self, settings: Settings, table: Table, engine: Engine) -> None:
         self._settings = settings
         self._table = table
+        self._engine = engine
+        self._door = Door(settings, table)
         self._dispatcher = Dispatcher(settings, table, engine)
         self._delivery = Delivery(settings, table)
+        self._shadow = Shadow(table)
         self._ticked_at = float("inf")  # Before the first tick it may have been set back, too.
         self._well = True
 
@@ -67,10 +72,11 @@ class Observer:
         self._attempt(self._dispatcher.accept_finished)
         self._attempt(self._dispatcher.watch_running)
         self._attempt(jobs.resume_due, self._table)
-        self._attempt(admit_waiting, self._settings, self._table)
+        self._attempt(self._door.admit, self._engine.slots)
         self._attempt(self._dispatcher.dispatch)
         self._attempt(self._dispatcher.work_ahead)
         self._attempt(self._delivery.tick)
+        self._attempt(self._shadow.tick)
         return self._well
 
     def next_due(self) -> float:
@@ -80,6 +86,7 @@ class Observer:
             lines.next_resume(self._table),
             self._dispatcher.next_due(),
             self._delivery.next_due(),
+            self._shadow.next_due(),
         )
         latest = self._table.clock() + SAFETY_NET_S
         return min([latest, *(at for at in times if at is not None)])
@@ -96,6 +103,7 @@ class Observer:
                 stop.wait(RECOVERY_WAIT_S)
         self._dispatcher.release_all()
         self._delivery.close()
+        self._shadow.close()
 
     def _mind_the_clock(self) -> None:
         """Where the clock was set back, let nothing wait for it to get there again."""
@@ -119,6 +127,7 @@ class Observer:
             and self._table.version == seen
             and not self._dispatcher.finished
             and not self._delivery.finished
+            and not self._shadow.finished
             and not stop.wait(POLL_S)
         ):
             pass

@@ -79,9 +79,7 @@ def adopt(settings: Settings, table: Table, path: str) -> None:
     """
     meta, received = _read_spooled(table, path)
     origin = Origin(meta.sending_ae_title, meta.receiving_ae_title, "spool")
-    source = settings.source_of(origin.calling_ae_title)
-    own_quiet_s = None if source is None else source.quiet_s
-    quiet_s = settings.scp.quiet_s if own_quiet_s is None else own_quiet_s
+    quiet_s = settings.quiet_s_of(origin.calling_ae_title)
     with table.write():
         if reception.find_instance(table, received.header, received.sha256) is None:
             reception.add_instance(table, origin, received, quiet_s=quiet_s)

@@ -22,6 +22,8 @@ from osteon.errors import ConfigError, OutOfResourcesError, TableError, Unavaila
 FILE_NAME = "osteon.sqlite"
 SQLITE_MIN = (3, 51, 3)  # Older releases can corrupt a WAL database when two checkpoints meet.
 BUSY_TIMEOUT_S = 30.0
+# A row that INSERT OR REPLACE removes is counted as removed by recursive triggers only.
+PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON")
 NETWORK_FILE_SYSTEMS = frozenset(
     {
         "nfs",
@@ -58,6 +60,21 @@ def _0003_proof(db: Database) -> None:
     _run(db, "0003_proof.sql")
 
 
+@migrations()
+def _0004_fairness(db: Database) -> None:
+    _run(db, "0004_fairness.sql")
+
+
+@migrations()
+def _0005_shadow(db: Database) -> None:
+    _run(db, "0005_shadow.sql")
+
+
+@migrations()
+def _0006_workers(db: Database) -> None:
+    _run(db, "0006_workers.sql")
+
+
 def _run(db: Database, file: str) -> None:
     statement = ""
     for line in resources.files(__package__).joinpath(file).read_text().splitlines():
@@ -89,7 +106,7 @@ class Table:
             check_same_thread=False,
         )
         self._conn.row_factory = sqlite3.Row
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in PRAGMAS:
             self._conn.execute(f"PRAGMA {pragma}")
 
     def close(self) -> None:

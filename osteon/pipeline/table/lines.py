@@ -4,59 +4,68 @@ Read by the observer, the throttler's admission and the dispatcher at every tick
 here, and each query goes through an index that holds only the rows that it asks for.
 """
 
-from collections.abc import Iterable
-
 from osteon.pipeline.job import WORKER_STAGES
 from osteon.pipeline.table.connection import Row, Table
 
 
-def admitted_by_source(table: Table) -> dict[str, int]:
-    """Return how many jobs each source has between admission and delivery."""
-    rows = table.rows(
-        "SELECT calling_ae_title, count(*) AS n FROM job"
-        " WHERE stage IN ('prediction', 'boneseg', 'encode')"
-        " AND state IN ('waiting', 'running', 'backoff') GROUP BY calling_ae_title"
+def inside(table: Table) -> list[Row]:
+    """Return the jobs between admission and delivery, with what the throttler counts of each."""
+    return table.rows(
+        "SELECT id, priority, calling_ae_title, model, cost, input_bytes FROM job"
+        " INDEXED BY job_inside WHERE stage IN ('prediction', 'boneseg', 'encode')"
+        " AND state IN ('waiting', 'running', 'backoff')"
     )
-    return {row["calling_ae_title"]: int(row["n"]) for row in rows}
 
 
-def heads_of_lines(table: Table, count: int) -> list[Row]:
-    """Return, for every source, the jobs that are first in its line before the throttler.
-
-    Sources are found by jumping through the index, so that a line of 20,000 costs no more than
-    one of two.
-    """
-    sources = table.rows(
-        "WITH RECURSIVE line (source) AS ("
-        " SELECT min(calling_ae_title) FROM job INDEXED BY job_line"
+def most_urgent(table: Table) -> int | None:
+    """Return the class of the most urgent job before the throttler, or None where none waits."""
+    row = table.row(
+        "SELECT min(priority) AS priority FROM job INDEXED BY job_waiting"
         " WHERE state = 'waiting' AND stage = 'admission'"
-        " UNION ALL SELECT (SELECT min(calling_ae_title) FROM job INDEXED BY job_line"
-        " WHERE state = 'waiting' AND stage = 'admission' AND calling_ae_title > line.source)"
-        " FROM line WHERE line.source IS NOT NULL)"
-        " SELECT source FROM line WHERE source IS NOT NULL"
     )
-    heads: list[Row] = []
-    for row in sources:
-        heads += table.rows(
-            "SELECT * FROM job INDEXED BY job_line WHERE state = 'waiting'"
-            " AND stage = 'admission' AND calling_ae_title = ? ORDER BY priority, id LIMIT ?",
-            (row["source"], count),
-        )
-    return heads
+    return None if row is None or row["priority"] is None else int(row["priority"])
 
 
-def last_admitted(table: Table, sources: Iterable[str]) -> dict[str, float]:
-    """Return when a job of each source was last let in, in seconds since 1970."""
-    found = {}
-    for source in sources:
-        row = table.row(
-            "SELECT max(admitted) AS at FROM job WHERE calling_ae_title = ?"
-            " AND admitted IS NOT NULL",
-            (source,),
-        )
-        if row is not None and row["at"] is not None:
-            found[source] = float(row["at"])
-    return found
+def heads(table: Table) -> list[Row]:
+    """Return the first job of every line: of what one source has waiting for one model.
+
+    Lines are found by jumping through the index, so that one of 20,000 costs no more than one of
+    two.
+    """
+    return table.rows(
+        "WITH RECURSIVE line (source, model) AS ("
+        " SELECT * FROM (SELECT calling_ae_title, model FROM job INDEXED BY job_line"
+        " WHERE state = 'waiting' AND stage = 'admission'"
+        " ORDER BY calling_ae_title, model LIMIT 1)"
+        " UNION ALL SELECT following.calling_ae_title, following.model FROM line"
+        " JOIN job AS following ON following.id = (SELECT id FROM job INDEXED BY job_line"
+        " WHERE state = 'waiting' AND stage = 'admission'"
+        " AND (calling_ae_title, model) > (line.source, line.model)"
+        " ORDER BY calling_ae_title, model LIMIT 1))"
+        " SELECT job.* FROM line JOIN job ON job.id = (SELECT id FROM job INDEXED BY job_line"
+        " WHERE state = 'waiting' AND stage = 'admission'"
+        " AND calling_ae_title = line.source AND model = line.model ORDER BY priority, id LIMIT 1)"
+    )
+
+
+def head(table: Table, source: str, model: str) -> Row | None:
+    """Return the first job of one line, or None where it is empty."""
+    return table.row(
+        "SELECT * FROM job INDEXED BY job_line WHERE state = 'waiting' AND stage = 'admission'"
+        " AND calling_ae_title = ? AND model = ? ORDER BY priority, id LIMIT 1",
+        (source, model),
+    )
+
+
+def ahead_of(table: Table, job: Row, limit: int) -> int:
+    """Return how many jobs of its line are before a waiting job, at most a limit."""
+    row = table.row(
+        "SELECT count(*) AS n FROM (SELECT 1 FROM job INDEXED BY job_line"
+        " WHERE state = 'waiting' AND stage = 'admission'"
+        " AND calling_ae_title = ? AND model = ? AND (priority, id) < (?, ?) LIMIT ?)",
+        (job["calling_ae_title"], job["model"], job["priority"], job["id"], limit),
+    )
+    return 0 if row is None else int(row["n"])
 
 
 def ready(table: Table, limit: int) -> list[Row]:

@@ -32,6 +32,10 @@ class NewJob:
         Why no work follows; the job is then on record as rejected.
     destinations : str
         JSON list of destination names.
+    cost, input_bytes : int
+        Voxels and bytes of its input.
+    shadow : str
+        JSON list of the models that are to run beside it.
     """
 
     route: str
@@ -40,6 +44,9 @@ class NewJob:
     destinations: str
     input_sha256: str
     rejected: str | None = None
+    cost: int = 1
+    input_bytes: int = 0
+    shadow: str = "[]"
 
 
 def due(table: Table, limit: int = 100) -> list[Row]:
@@ -206,8 +213,8 @@ def _create_job(table: Table, series: Row, job: NewJob, now: float) -> int:
     reason = job.rejected or "waits for the throttler"
     job_id = table.insert(
         "INSERT INTO job (series_id, route, model, calling_ae_title, priority, stage, state,"
-        " reason, input_sha256, destinations, created, updated)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " reason, input_sha256, destinations, cost, input_bytes, shadow, created, updated)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             series["id"],
             job.route,
@@ -219,6 +226,9 @@ def _create_job(table: Table, series: Row, job: NewJob, now: float) -> int:
             reason,
             job.input_sha256,
             job.destinations,
+            job.cost,
+            job.input_bytes,
+            job.shadow,
             now,
             now,
         ),

