@@ -28,13 +28,18 @@ class JobView(BaseModel):
     generation: int = Field(description="Grows when slices arrive after the series was complete.")
     route: str | None
     model: str | None
+    shadow_of: str | None = Field(description="Job that it runs beside, of a shadow model.")
     source: str = Field(description="Calling AE title of its sender; `HTTP` for an upload.")
+    accession_number: str
     modality: str
     status: Status
     stage: Stage | None = Field(description="Where on the route it is.")
     state: str = Field(description="What it is doing there.")
     progress: float = Field(ge=0, le=1)
     reason: str = Field(description="What it waits for, or why it failed, in words.")
+    waiting_for: str | None = Field(description="The same where it waits; null where it does not.")
+    since: str | None = Field(description="When this wait began.")
+    until: str | None = Field(description="When it is over or looked at again, if that is known.")
     instances: int = Field(description="Number of instances held.")
     attempt: int = Field(description="Grows with every stage that a worker takes; no failures.")
     created: str = Field(description="ISO 8601, UTC.")
@@ -72,11 +77,34 @@ class SegmentView(BaseModel):
     volume_ml: float
 
 
+class ShadowSegmentView(BaseModel):
+    """One segment of a shadow's result or of the first's; 0 ml where one of them lacks it."""
+
+    label: str
+    dice: float = Field(ge=0, le=1)
+    volume_ml: float
+    first_volume_ml: float
+
+
+class ShadowView(BaseModel):
+    """A second model that runs beside the first and delivers nothing."""
+
+    id: str
+    model: str
+    status: Status
+    reason: str
+    dice: float | None = Field(
+        ge=0, le=1, description="Of all that is segmented, against the first's; null until then."
+    )
+    segments: list[ShadowSegmentView]
+
+
 class PredictView(JobView):
     """How far a series is, and what came of it."""
 
     results: list[ResultView]
     segments: list[SegmentView]
+    shadow: list[ShadowView]
 
 
 class JobList(BaseModel):

@@ -1,6 +1,12 @@
 """What the outside is told: jobs, files, counts and the story of a series, as plain JSON values.
 
 Read by HTTP and the command line; nothing is written. Times leave as ISO 8601 in UTC.
+
+Every job, and every series that is still receiving, leaves as one dict of the same keys. Of these,
+``reason`` is always there: what it waits for, what it does, or why it ended. Where it waits, which
+backoff, a retry and a delivery are too, ``waiting_for`` has the same words, ``since`` the time when
+this wait began, and ``until`` when it is over or looked at again, if that is known; elsewhere all
+three are None.
 """
 
 import json
@@ -12,16 +18,12 @@ from osteon.errors import NotFoundError
 from osteon.pipeline.job import Stage, State, Status, progress_of, status_of
 from osteon.pipeline.table import shadow, tally
 from osteon.pipeline.table.connection import Row, Table
+from osteon.pipeline.table.waits import Wait, Waits
 
 INPUTS, RESULTS = "inputs", "results"
 _JOBS = (
     "SELECT job.*, series.series_instance_uid, series.study_instance_uid, series.generation,"
     " series.instances, series.accession_number, series.patient_id, series.modality,"
-    " (SELECT group_concat(destination || ': ' || delivery.reason ||"
-    " iif(delivery.state = 'waiting', '; next attempt ' ||"
-    " strftime('%Y-%m-%dT%H:%M:%SZ', not_before, 'unixepoch'), ''), '; ')"
-    " FROM delivery JOIN result ON result.id = result_id WHERE job_id = job.id"
-    " AND delivery.state IN ('waiting', 'sending') AND delivery.reason <> '') AS undelivered,"
     " EXISTS (SELECT 1 FROM result WHERE job_id = job.id AND superseded IS NOT NULL)"
     " AS is_superseded,"
     " (SELECT fraction FROM progress WHERE job_id = job.id AND progress.stage = job.stage"
@@ -72,7 +74,7 @@ def predict(table: Table, name: str) -> dict[str, Any]:
     if series is None:
         raise NotFoundError(f"{name!r} is neither a job nor a series held here")
     job = table.row(f"{_JOBS} WHERE series.id = ? ORDER BY job.id LIMIT 1", (series["id"],))
-    return _predict_series(series) if job is None else _predict_job(table, job)
+    return _predict_series(Waits(table), series) if job is None else _predict_job(table, job)
 
 
 def jobs(
@@ -88,15 +90,38 @@ def jobs(
         Only jobs with a lower id: the next page.
     """
     shown = status in {None, Status.RECEIVING} and before is None
-    found = [_predict_series(row) for row in _receiving(table, limit)] if shown else []
-    pairs = _PAIRS_OF[status] if status is not None else ()
-    asked = "(job.stage, job.state) IN (VALUES " + ", ".join(["(?, ?)"] * len(pairs)) + ")"
-    rows = table.rows(
-        f"{_JOBS} WHERE job.id < ? AND {asked if pairs else status is None}"
-        " ORDER BY job.id DESC LIMIT ?",
-        (before or 2**62, *(value for pair in pairs for value in pair), limit - len(found)),
+    waits = Waits(table)
+    found = [_predict_series(waits, row) for row in _receiving(table, limit)] if shown else []
+    ids = _newest(table, status, before or 2**62, limit - len(found))
+    marks = ", ".join("?" * len(ids))
+    rows = table.rows(f"{_JOBS} WHERE job.id IN ({marks}) ORDER BY job.id DESC", ids)
+    return found + [_summary(waits, job) for job in rows]
+
+
+def _newest(table: Table, status: Status | None, before: int, limit: int) -> list[int]:
+    """Return the ids of the newest jobs of a status, by indices: most jobs are over and old."""
+    if status is None:
+        asked = ["SELECT id FROM job WHERE id < :before"]
+    else:
+        pairs = _PAIRS_OF[status]
+        asked = [
+            f"SELECT id FROM job WHERE state = '{state.value}' AND id < :before"  # noqa: S608 - enum
+            for state in sorted({state for _, state in pairs if state.final})
+        ]
+        places = ", ".join(f"('{a.value}', '{b.value}')" for a, b in pairs if not b.final)
+        if places:
+            asked.append(
+                "SELECT id FROM job INDEXED BY job_open WHERE id < :before AND state IN"  # noqa: S608 - enum
+                f" ('waiting', 'running', 'backoff') AND (stage, state) IN (VALUES {places})"
+            )
+    union = " UNION ALL ".join(
+        f"SELECT * FROM ({one} ORDER BY id DESC LIMIT :limit)"  # noqa: S608 - from above
+        for one in asked
     )
-    return found + [_summary(job) for job in rows]
+    if not union or limit <= 0:
+        return []
+    rows = table.rows(f"{union} ORDER BY id DESC LIMIT :limit", {"before": before, "limit": limit})
+    return [int(row["id"]) for row in rows]
 
 
 def files(
@@ -216,8 +241,8 @@ def _story(table: Table, series: Row) -> dict[str, Any]:
     }
 
 
-def _predict_series(series: Row) -> dict[str, Any]:
-    return {
+def _predict_series(waits: Waits, series: Row) -> dict[str, Any]:
+    return _told(waits.of_series(series)) | {
         "id": series["series_instance_uid"],
         "series_instance_uid": series["series_instance_uid"],
         "study_instance_uid": series["study_instance_uid"],
@@ -231,7 +256,6 @@ def _predict_series(series: Row) -> dict[str, Any]:
         "stage": None,
         "state": series["state"],
         "progress": 0.0,
-        "reason": f"waits for {series['waits_for']}",
         "instances": series["instances"],
         "attempt": 0,
         "created": iso(series["first"]),
@@ -243,7 +267,7 @@ def _predict_series(series: Row) -> dict[str, Any]:
     }
 
 
-def _summary(job: Row) -> dict[str, Any]:
+def _summary(waits: Waits, job: Row) -> dict[str, Any]:
     stage, state = Stage(job["stage"]), State(job["state"])
     status = status_of(stage, state)
     return {
@@ -261,12 +285,12 @@ def _summary(job: Row) -> dict[str, Any]:
         "stage": stage,
         "state": state,
         "progress": progress_of(stage, state, job["fraction"] or 0.0),
-        "reason": _reason_of(job, status),
+        "reason": _reason_of(job),
         "instances": job["instances"],
         "attempt": job["attempt"],
         "created": iso(job["created"]),
         "updated": iso(job["updated"]),
-    }
+    } | _told(waits.of_job(job))
 
 
 def _predict_job(table: Table, job: Row) -> dict[str, Any]:
@@ -276,7 +300,7 @@ def _predict_job(table: Table, job: Row) -> dict[str, Any]:
         (job["id"],),
     )
     results = table.rows("SELECT * FROM result WHERE job_id = ? ORDER BY kind DESC", (job["id"],))
-    return _summary(job) | {
+    return _summary(Waits(table), job) | {
         "results": [
             {
                 "kind": result["kind"],
@@ -307,11 +331,19 @@ def _shadow(job: Row) -> dict[str, Any]:
     }
 
 
-def _reason_of(job: Row, status: Status) -> str:
-    if status is Status.DELIVERING and job["undelivered"]:
-        return str(job["undelivered"])
+def _told(wait: Wait | None) -> dict[str, Any]:
+    if wait is None:
+        return {"waiting_for": None, "since": None, "until": None}
+    told = {"waiting_for": wait.words, "since": iso(wait.since), "until": iso(wait.until)}
+    return told | {"reason": wait.words}
+
+
+def _reason_of(job: Row) -> str:
+    """Say what a job that does not wait is doing, or why it ended."""
     superseded = "; superseded by a newer generation" if job["is_superseded"] else ""
-    return f"{job['reason']}{superseded}"
+    retried = f"; {job['failures']} attempts of this stage failed" if job["failures"] else ""
+    running = job["state"] == State.RUNNING
+    return f"{job['reason']}{superseded}{retried if running else ''}"
 
 
 def _delivery(delivery: Row) -> dict[str, Any]:
