@@ -143,7 +143,17 @@ class ModelError(StageError):
 
 
 class WorkerLostError(StageError):
-    """The worker process died, ran past its deadline or ran out of memory."""
+    """The worker process died, ran past its deadline or ran out of memory.
+
+    Parameters
+    ----------
+    counts : bool
+        Whether it counts as a failure of its job: not where another one was the cause.
+    """
+
+    def __init__(self, message: str, *, counts: bool = True) -> None:
+        super().__init__(message)
+        self.counts = counts
 
 
 class EncodingError(OsteonError):

@@ -5,7 +5,7 @@ and what a stage does is the test's to say. It cannot end a thread, so a killed 
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from osteon.pipeline.job import Stage
 from osteon.pipeline.observer import Observer
 from osteon.pipeline.part10 import FileMeta, encode_header
 from osteon.pipeline.request import StageReport, StageRequest
+from osteon.pipeline.slot import Chain
 from osteon.pipeline.table.connection import Table, open_table
 from osteon.pipeline.table.reception import Origin
 from osteon.results.uids import derive_uid
@@ -130,12 +131,16 @@ StageFunction = Callable[[StageRequest], StageReport]
 class ThreadEngine:
     """Slots that are threads; see the module."""
 
-    def __init__(self, run: StageFunction = write_stage, slots: int = 1) -> None:
+    def __init__(self, run: StageFunction = write_stage, slots: int = 1, depth: int = 0) -> None:
         self.run = run
+        self.depth = depth  # chains that may wait here for a slot
+        self._queue: list[Chain] = []
         self.slots = slots
         self.requests: list[StageRequest] = []
         self.kills = 0
-        self._busy: set[Future[StageReport]] = set()
+        self.reason = ""
+        self.fractions: dict[Future[StageReport], float] = {}
+        self._busy: dict[int, Chain] = {}
         self._pool = ThreadPoolExecutor(8 * slots)
 
     @property
@@ -147,36 +152,65 @@ class ThreadEngine:
         """What was run: job, stage, attempt."""
         return [(r.job_id, r.stage, r.attempt) for r in self.requests]
 
+    @property
+    def room(self) -> int:
+        return self.free + self.depth - len(self._queue)
+
     def submit(self, request: StageRequest) -> Future[StageReport]:
-        if not self.free:
+        return self.chain([request])[0]
+
+    def chain(
+        self, requests: Sequence[StageRequest], *, alone: bool = False
+    ) -> tuple[Future[StageReport], ...]:
+        if not self.room:
             raise RuntimeError("no slot is free")
+        chain = Chain(tuple(requests), alone=alone)
+        self._queue.append(chain)
+        self._feed()
+        return chain.futures
+
+    def _feed(self) -> None:
+        if self._queue and self.free:
+            chain = self._queue.pop(0)
+            self._busy[chain.number] = chain
+            chain.begin()
+            self._begin(chain)
+
+    def _begin(self, chain: Chain) -> None:
+        request = chain.requests[chain.at]
         self.requests.append(request)
-        outer: Future[StageReport] = Future()
-        outer.set_running_or_notify_cancel()
-        self._busy.add(outer)
-        self._pool.submit(self.run, request).add_done_callback(lambda f: self._pass_on(f, outer))
-        return outer
+        self._pool.submit(self.run, request).add_done_callback(lambda f: self._pass_on(f, chain))
+
+    def withdraw(self, future: Future[StageReport]) -> bool:
+        left = [chain for chain in self._queue if chain.futures[0] is not future]
+        withdrawn, self._queue = len(left) < len(self._queue), left
+        return withdrawn
+
+    def progress(self, future: Future[StageReport]) -> float:
+        return self.fractions.get(future, 0.0)
 
     def kill(self, future: Future[StageReport]) -> None:
-        if future in self._busy:
-            self.kills += 1
-            self._busy.discard(future)
-            future.set_exception(WorkerLostError("the worker process died"))
+        for chain in list(self._busy.values()):
+            if chain.present is future:
+                self.kills += 1
+                del self._busy[chain.number]
+                chain.settle(WorkerLostError("the worker process died"))
+                self._feed()
 
     def close(self) -> None:
-        for future in list(self._busy):
-            self.kill(future)
+        for chain in list(self._busy.values()):
+            self.kill(chain.present)
         self._pool.shutdown(wait=False)
 
-    def _pass_on(self, inner: Future[StageReport], outer: Future[StageReport]) -> None:
-        if outer not in self._busy:
+    def _pass_on(self, inner: Future[StageReport], chain: Chain) -> None:
+        if chain.number not in self._busy:
             return
-        self._busy.discard(outer)
-        error = inner.exception()
-        if error is not None:
-            outer.set_exception(error)
+        chain.settle(inner.exception() or inner.result())
+        if chain.present is None:
+            del self._busy[chain.number]
+            self._feed()
         else:
-            outer.set_result(inner.result())
+            self._begin(chain)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from osteon.pipeline.admission import candidate_of, input_digest, slice_of
 from osteon.pipeline.completeness import missing_slices
 from osteon.pipeline.engine import Engine
 from osteon.pipeline.job import WORKER_STAGES, Stage
-from osteon.pipeline.request import SliceRequest, StageReport, StageRequest
+from osteon.pipeline.request import CacheSettings, SliceRequest, StageReport, StageRequest
 from osteon.pipeline.routes import INSTANCES as COUNT
 from osteon.pipeline.routes import decide
 from osteon.pipeline.table import series
@@ -73,9 +73,14 @@ class Ahead:
     ----------
     engine : Engine
         The dispatcher's, whose jobs come first.
+    cache : CacheSettings
+        Where what models said of slices is kept.
     """
 
-    def __init__(self, settings: Settings, table: Table, engine: Engine) -> None:
+    def __init__(
+        self, settings: Settings, table: Table, engine: Engine, cache: CacheSettings
+    ) -> None:
+        self._cache = cache
         self._settings = settings
         self._table = table
         self._engine = engine
@@ -124,7 +129,9 @@ class Ahead:
             if came:
                 known.last_id = came[-1]["id"]
                 paths = tuple(self._table.data_dir / instance["path"] for instance in came)
-                request = SliceRequest(paths, known.model, self._settings.pipeline.models_dir)
+                request = SliceRequest(
+                    paths, known.model, self._settings.pipeline.models_dir, self._cache
+                )
                 self._deadlines[self._engine.submit(request)] = now + EARLY_TIMEOUT_S
 
     def _early_model(self, row: Row) -> str | None:
@@ -205,6 +212,7 @@ class Ahead:
             models_dir=self._settings.pipeline.models_dir,
             input_sha256=run.input_sha256,
             content_at=run.row["last"],
+            cache=self._cache,
         )
         future = self._engine.submit(request)
         run.stages[stage] = future

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from osteon.errors import ModelError, StageError
 from osteon.pipeline.model import Model
 from osteon.pipeline.modelspec import SegmentSpec
+from osteon.pipeline.prediction import model_failure
+from osteon.pipeline.upright import shear_of
 from osteon.pipeline.volume import Volume
 from osteon.results.segment import Code, Segment
 
@@ -67,9 +69,9 @@ def combine(
             f"prediction of shape {prediction_zyx.shape} for a volume of {volume.hu_zyx.shape}"
         )
     try:
-        joined_zyx = model.join(prediction_zyx, volume)
+        joined_zyx = _joined(model, prediction_zyx, volume)
     except (RuntimeError, MemoryError) as error:  # what torch and ITK raise, out of memory included
-        raise StageError(f"{model.name}: boneseg failed: {error}") from error
+        raise model_failure(model, "boneseg", error) from error
     if joined_zyx.shape != volume.hu_zyx.shape or joined_zyx.dtype != np.uint8:
         raise ModelError(
             f"{model.name}: joined {joined_zyx.dtype} of shape {joined_zyx.shape}, "
@@ -79,6 +81,15 @@ def combine(
     if model.segments:
         return _named_by_model(joined_zyx, model.segments, voxel_ml)
     return _named_by_size(joined_zyx, voxel_ml, volume_ml_min)
+
+
+def _joined(model: Model, prediction_zyx: NDArray[np.uint8], volume: Volume) -> NDArray[np.uint8]:
+    """Join the prediction on upright slices, since shape is judged across them."""
+    shear = shear_of(volume.geometry)
+    if shear is None:
+        return model.join(prediction_zyx, volume)
+    joined_zyx = model.join(shear.labels(prediction_zyx), shear.volume(volume))
+    return shear.back(joined_zyx, prediction_zyx.shape)
 
 
 def _named_by_model(

@@ -7,10 +7,10 @@ whatever is lost becomes a `WorkerLostError` at once. All of Dask lives in one t
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from distributed import Client, KilledWorker
 from osteon.config.settings import ClusterSettings
 from osteon.errors import OsteonError, StageError, WorkerLostError
 from osteon.pipeline.clusterdask import configure_dask, why_of
-from osteon.pipeline.clusterhost import RELEASE, SLOT, open_parcel
+from osteon.pipeline.clusterhost import PROGRESS, RELEASE, SLOT, open_parcel
 from osteon.pipeline.clustertls import security_of
 from osteon.pipeline.parcel import (
     Parcel,
@@ -31,6 +31,7 @@ from osteon.pipeline.parcel import (
     write_outputs,
 )
 from osteon.pipeline.request import SliceRequest, StageReport, StageRequest
+from osteon.pipeline.slot import Chain
 
 LINK_S = 5.0  # To reach the scheduler, and for its answer.
 POLL_S = 0.5  # How often the workers are looked at, and a lost scheduler is called.
@@ -41,13 +42,12 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class _Run:
-    """A stage that a worker has."""
+    """The stages of a job, of which a worker has the present one."""
 
-    request: StageRequest
+    chain: Chain
     worker: str
     name: str
-    outer: Future[StageReport]
-    task: asyncio.Task[StageReport] | None = None
+    task: asyncio.Task[None] | None = None
     killed: bool = False
 
 
@@ -81,7 +81,7 @@ class ClusterEngine:
         self.reason = f"the scheduler {self._scheduler} was not reached yet"
         self._lock = threading.Lock()
         self._workers: dict[str, str] = {}  # address → name
-        self._runs: dict[Future[StageReport], _Run] = {}
+        self._runs: dict[int, _Run] = {}  # by the chain's number
         self._held: dict[str, tuple[str, str]] = {}  # address → whose files the worker holds
         self._client: Client | None = None
         self._loop = asyncio.new_event_loop()
@@ -100,6 +100,11 @@ class ClusterEngine:
         with self._lock:
             return len(self._idle())
 
+    @property
+    def room(self) -> int:
+        """How many chains can be handed over: what is to follow waits in the table."""
+        return self.free
+
     def submit(self, request: StageRequest | SliceRequest) -> "Future[StageReport]":
         """Run a stage on a free worker; slices that came early are not carried to other hosts.
 
@@ -109,28 +114,50 @@ class ClusterEngine:
             No worker is free: the dispatcher asks `free` first.
         """
         assert isinstance(request, StageRequest)
+        return self.chain((request,))[0]
+
+    def chain(
+        self, requests: Sequence[StageRequest], *, alone: bool = False
+    ) -> "tuple[Future[StageReport], ...]":
+        """Run stages one after the other on a free worker, which runs nothing beside them.
+
+        Raises
+        ------
+        RuntimeError
+            No worker is free: the dispatcher asks `free` first.
+        """
+        chain = Chain(tuple(requests), alone=alone)
         with self._lock:
             idle = self._idle()
             if not idle:
                 raise RuntimeError(f"no slot is free: {self.reason or 'all workers are busy'}")
             # The worker that ran the last stage of this input still holds its volume.
-            worker = next((w for w in idle if self._held.get(w) == work_of(request)), idle[0])
-            self._held[worker] = work_of(request)
-            outer: Future[StageReport] = Future()
-            outer.set_running_or_notify_cancel()
-            run = _Run(request, worker, self._workers[worker], outer)
-            self._runs[outer] = run
+            work = work_of(requests[0])
+            worker = next((w for w in idle if self._held.get(w) == work), idle[0])
+            self._held[worker] = work
+            chain.begin()
+            run = self._runs[chain.number] = _Run(chain, worker, self._workers[worker])
         self._loop.call_soon_threadsafe(self._begin, run)
-        return outer
+        return chain.futures
+
+    def withdraw(self, future: "Future[StageReport]") -> bool:
+        """Take back what has not begun, which is nothing: whatever is handed over begins."""
+        return future.cancel()
 
     def kill(self, future: "Future[StageReport]") -> None:
         """End a stage by restarting its worker; its future raises `WorkerLostError` in seconds."""
         with self._lock:
-            run = self._runs.get(future)
+            run = next((r for r in self._runs.values() if r.chain.present is future), None)
             if run is None or run.killed:
                 return
             run.killed = True
         self._from_outside(self._cut(run))
+
+    def progress(self, future: "Future[StageReport]") -> float:
+        """Return how far, 0 to 1, a stage has come by what its worker said last."""
+        with self._lock:
+            runs = self._runs.values()
+            return next((r.chain.fraction for r in runs if r.chain.present is future), 0.0)
 
     def close(self) -> None:
         """Leave the cluster; the scheduler ends the workers of what is still running."""
@@ -168,6 +195,7 @@ class ClusterEngine:
             try:
                 async with asyncio.timeout(2 * LINK_S):
                     await client
+                client.subscribe_topic(PROGRESS, self._hear)
                 self._client = client
                 await self._watch(client)
                 reason = "the node leaves the cluster"
@@ -189,6 +217,16 @@ class ClusterEngine:
                 raise ConnectionError("the connection was lost")
             self._take_stock(*_eligible(cluster))
             await self._pause()
+
+    def _hear(self, event: tuple[float, Mapping[str, Any]]) -> None:
+        """Note what a worker says of the stage that writes to a folder."""
+        said = event[1]
+        with self._lock:
+            for run in self._runs.values():
+                for request in run.chain.requests[run.chain.at :][:1]:
+                    assert isinstance(request, StageRequest)
+                    if str(request.out.relative_to(self._data_dir)) == said["out"]:
+                        run.chain.fraction = float(said["fraction"])
 
     async def _pause(self) -> None:
         with suppress(TimeoutError):
@@ -212,14 +250,25 @@ class ClusterEngine:
             self._lose(run, reason if not workers and self._client is None else "it is gone")
 
     def _begin(self, run: _Run) -> None:
-        if run.outer.done():
+        if run.chain.number not in self._runs:
             return
         run.task = self._loop.create_task(self._carry(run))
         run.task.add_done_callback(lambda task: self._conclude(run, task))
 
-    async def _carry(self, run: _Run) -> StageReport:
+    async def _carry(self, run: _Run) -> None:
+        """Have a worker run the stages of a chain, one after the other."""
+        for request in run.chain.requests:
+            assert isinstance(request, StageRequest)
+            report = await self._carry_one(run, request)
+            with self._lock:
+                if run.chain.number in self._runs:
+                    run.chain.settle(report)
+
+    async def _carry_one(self, run: _Run, asked: StageRequest) -> StageReport:
         """Send a stage to its worker and bring back what it made."""
-        request = relative_to(self._data_dir, run.request)
+        # What is kept of slices stays where workers share it; by value they start with nothing.
+        asked = asked if self._shared is not None else replace(asked, cache=None)
+        request = relative_to(self._data_dir, asked)
         reply = await self._send(run, Parcel(request, self._shared))
         if reply.report is None:
             contents = await asyncio.to_thread(read_wanted, self._data_dir, request, reply.wanted)
@@ -227,7 +276,7 @@ class ClusterEngine:
         if reply.report is None:
             raise StageError(f"the worker {run.name} does not keep the files it is sent")
         if self._shared is None:
-            await asyncio.to_thread(write_outputs, run.request.out, reply.contents)
+            await asyncio.to_thread(write_outputs, asked.out, reply.contents)
         return reply.report
 
     async def _send(self, run: _Run, parcel: Parcel) -> Reply:
@@ -240,10 +289,11 @@ class ClusterEngine:
         )
         return reply
 
-    def _conclude(self, run: _Run, task: asyncio.Task[StageReport]) -> None:
+    def _conclude(self, run: _Run, task: asyncio.Task[None]) -> None:
         error = CancelledError() if task.cancelled() else task.exception()
         if error is None:
-            self._settle(run, task.result())
+            with self._lock:
+                self._runs.pop(run.chain.number, None)
         elif isinstance(error, OsteonError):
             self._settle(run, error)
         elif isinstance(error, KilledWorker):
@@ -271,19 +321,15 @@ class ClusterEngine:
             self._workers.pop(run.worker, None)  # Until it is seen again.
         self._settle(run, WorkerLostError(f"the worker {run.name} was lost: {why}"))
 
-    def _settle(self, run: _Run, outcome: StageReport | OsteonError) -> None:
-        """Give a run its end, once; whatever comes of it later is not waited for."""
+    def _settle(self, run: _Run, error: OsteonError) -> None:
+        """End a run, once; whatever comes of it later is not waited for."""
         with self._lock:
-            if self._runs.pop(run.outer, None) is None:
+            if self._runs.pop(run.chain.number, None) is None:
                 return
-            if isinstance(outcome, OsteonError):
-                self._held.pop(run.worker, None)
+            self._held.pop(run.worker, None)
+            run.chain.settle(error)
         if run.task is not None:
             run.task.cancel()
-        if isinstance(outcome, OsteonError):
-            run.outer.set_exception(outcome)
-        else:
-            run.outer.set_result(outcome)
 
 
 def _eligible(cluster: Mapping[str, Any]) -> tuple[dict[str, str], str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from distributed import Worker, WorkerPlugin, get_worker
 
 from osteon.errors import StageError
+from osteon.pipeline import progress
 from osteon.pipeline.parcel import (
     Parcel,
     Reply,
@@ -24,12 +25,13 @@ from osteon.pipeline.parcel import (
     write_inputs,
 )
 from osteon.pipeline.request import StageRequest
-from osteon.pipeline.worker import run
+from osteon.pipeline.worker import now_and_then, run
 
 SLOT = "slot"
 # Only workers of the same version get stages: their results would bear the same UIDs.
 RELEASE = f"osteon-{version('osteon')}"
 PLUGIN = "osteon"
+PROGRESS = "osteon-progress"  # The topic of a stage's {out, fraction}.
 
 
 class StageHost(WorkerPlugin):  # type: ignore[misc] # untyped base
@@ -97,5 +99,12 @@ def _absent(request: StageRequest) -> list[Path]:
 
 def open_parcel(parcel: Parcel) -> Reply:
     """Run a stage in the worker process that this is called in; the engine submits it."""
-    host: StageHost = get_worker().plugins[PLUGIN]
-    return host.open(parcel)
+    worker = get_worker()
+    host: StageHost = worker.plugins[PLUGIN]
+    out = str(parcel.request.out)
+
+    def tell(fraction: float) -> None:
+        worker.log_event(PROGRESS, {"out": out, "fraction": fraction})
+
+    with progress.heard_by(now_and_then(tell)):
+        return host.open(parcel)

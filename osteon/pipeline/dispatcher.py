@@ -2,11 +2,15 @@
 
 Waiting jobs of the table enter and stage requests leave to the engine; finished futures enter and
 transitions and published results leave. The observer calls it at every tick; nothing here waits.
+
+A job's stages go to the engine as one chain, so that a worker goes on to the next stage while the
+last one is put on record. A chain may be handed over before a slot is free; its job is claimed when
+it has begun, so that the table says of no job that it runs while it waits.
 """
 
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,26 +26,37 @@ from osteon.errors import (
     OutOfResourcesError,
     StaleTransition,
     VolumeError,
+    WorkerLostError,
 )
 from osteon.pipeline.ahead import Ahead
 from osteon.pipeline.backoff import JITTER, backoff_s
 from osteon.pipeline.engine import Engine
 from osteon.pipeline.intake import GIGABYTE
-from osteon.pipeline.job import Stage, State
-from osteon.pipeline.request import StageReport, StageRequest
+from osteon.pipeline.job import WORKER_STAGES, Stage, State
+from osteon.pipeline.request import CacheSettings, StageReport, StageRequest
 from osteon.pipeline.spool import free_bytes, link_files, move_durably
-from osteon.pipeline.table import jobs, lines, series
+from osteon.pipeline.table import jobs, lines, series, workers
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.jobs import NewResult
 from osteon.pipeline.worker import failure_of
 from osteon.pipeline.worklock import WORK
 
 RESULTS = "results"
+CACHE = "cache"
 RESULT_FILES = {"seg": ("seg.dcm", "application/dicom"), "preview": ("preview.png", "image/png")}
 RETRY_FIRST_S, RETRY_MAX_S = 2.0, 120.0
 DISK_WAIT_S = 10.0
 RENEWALS_PER_LEASE = 3
+NOTE_EVERY_S = 1.0  # How often progress is written down.
 log = structlog.get_logger(__name__)
+
+
+@dataclass
+class _Step:
+    """A stage of a chain: its future, and the folder that it writes to."""
+
+    future: Future[StageReport]
+    out: Path
 
 
 @dataclass
@@ -53,7 +68,17 @@ class _Running:
     out: Path
     kill_at: float
     renew_at: float
+    rest: list[_Step]  # what follows in its chain, each with the next attempt
     killed: str = ""
+    fraction: float = 0.0  # of its progress, as it stands in the table
+
+
+@dataclass
+class _Offer:
+    """A chain that the engine has and that has not begun; ``job`` is the row as it waits."""
+
+    job: Row
+    steps: list[_Step]
 
 
 class Dispatcher:
@@ -69,9 +94,15 @@ class Dispatcher:
         self._limits = settings.pipeline
         self._table = table
         self._engine = engine
-        self._ahead = Ahead(settings, table, engine)
-        self._waiting = 0  # jobs that found no free slot
+        self._waiting = 0  # jobs that found no room
         self._running: dict[Future[StageReport], _Running] = {}
+        self._offers: dict[int, _Offer] = {}  # by job id
+        self._noted_at = 0.0
+        self._told: tuple[int, str] | None = None
+        self._cache = CacheSettings(
+            table.data_dir / CACHE, int(self._limits.evidence_cache_gb * GIGABYTE)
+        )
+        self._ahead = Ahead(settings, table, engine, self._cache)
         self._jitter = random.Random()  # noqa: S311 - it spreads retries and keeps no secret
 
     def rescue_all(self) -> int:
@@ -91,31 +122,41 @@ class Dispatcher:
         self._running.clear()
 
     def dispatch(self) -> None:
-        """Claim a waiting job for every free slot, and every one whose stage was run ahead."""
+        """Hand waiting jobs to the engine: to free slots, and to follow what is running."""
+        self._begin_offers()
         self._waiting = 0
-        for job in lines.ready(self._table, self._engine.slots):
-            begun = self._ahead.take(job)
-            if begun is None and not self._engine.free:
-                self._waiting += 1
+        for job in lines.ready(self._table, 2 * self._engine.slots + len(self._offers)):
+            if job["id"] in self._offers:
                 continue
+            ahead = self._ahead.take(job)
             with suppress(StaleTransition):  # A person has cancelled it meanwhile.
-                attempt = jobs.claim(self._table, job, "local", self._limits.lease_s)
-                self._start(jobs.get(self._table, job["id"]), attempt, begun)
+                if ahead is not None:
+                    self._start(self._claim(job), [_Step(*ahead)])
+                elif self._engine.free:
+                    claimed = self._claim(job)
+                    self._start(claimed, self._hand_over(claimed, claimed["attempt"]))
+                elif self._make_room(job):
+                    self._offers[job["id"]] = _Offer(job, self._hand_over(job, job["attempt"] + 1))
+                else:
+                    self._waiting += 1
 
     def work_ahead(self) -> None:
         """Use what slots are left over for series that are still receiving."""
-        self._ahead.tick(jobs_waiting=self._waiting > 0)
+        self._ahead.tick(jobs_waiting=self._waiting > 0 or bool(self._offers))
 
     def accept_finished(self) -> None:
         """Move on the jobs whose stage is over, well or badly."""
-        for future in [f for f in self._running if f.done()]:
-            running = self._running.pop(future)
-            try:
-                self._settle(running, future)
-            except StaleTransition as stale:
-                log.info("too late", job=running.job["id"], why=stale.message)
-                shutil.rmtree(running.out, ignore_errors=True)
-            self._clear(self._table.data_dir / WORK / str(running.job["id"]))
+        self._begin_offers()
+        while over := [future for future in self._running if future.done()]:
+            for future in over:
+                running = self._running.pop(future)
+                try:
+                    self._settle(running, future)
+                except StaleTransition as stale:
+                    log.info("too late", job=running.job["id"], why=stale.message)
+                    shutil.rmtree(running.out, ignore_errors=True)
+                    self._stop(running.rest)
+                self._clear(self._table.data_dir / WORK / str(running.job["id"]))
 
     def watch_running(self) -> None:
         """Renew leases; kill what ran past its deadline or is no longer wanted."""
@@ -132,6 +173,7 @@ class Dispatcher:
             elif now >= running.renew_at:
                 jobs.renew(self._table, running.job["id"], running.attempt, self._limits.lease_s)
                 running.renew_at = now + self._limits.lease_s / RENEWALS_PER_LEASE
+        self._note(now)
         held = {(running.job["id"], running.attempt) for running in self._running.values()}
         for job in lines.lapsed(self._table):
             if (job["id"], job["attempt"]) not in held:
@@ -141,6 +183,7 @@ class Dispatcher:
     def bring_forward(self) -> int:
         """Shorten every wait that a clock which was set back has made too long."""
         now, limits = self._table.clock(), self._limits
+        self._noted_at = min(self._noted_at, now)
         for running in self._running.values():
             running.kill_at = min(running.kill_at, now + limits.stage_timeout_s)
             running.renew_at = min(running.renew_at, now)
@@ -148,9 +191,10 @@ class Dispatcher:
 
     @property
     def finished(self) -> bool:
-        """Whether a stage is over and not yet on record, or a slot has come free for a job."""
+        """Whether a stage is over or begun and not yet on record, or there is room for a job."""
         over = any(future.done() for future in self._running) or self._ahead.finished
-        return over or (self._waiting > 0 and self._engine.free > 0)
+        begun = any(_has_begun(offer.steps) for offer in self._offers.values())
+        return over or begun or (self._waiting > 0 and self._engine.room > 0) or self._has_news()
 
     def next_due(self) -> float | None:
         """Return when `watch_running` has something to do, in seconds since 1970."""
@@ -170,38 +214,116 @@ class Dispatcher:
                 return
         shutil.rmtree(folder, ignore_errors=True)
 
-    def _start(
-        self, job: Row, attempt: int, begun: tuple[Future[StageReport], Path] | None
-    ) -> None:
+    def _claim(self, job: Row) -> Row:
+        jobs.claim(self._table, job, "local", self._limits.lease_s)
+        return jobs.get(self._table, job["id"])
+
+    def _hand_over(self, job: Row, attempt: int) -> list[_Step]:
+        """Give the engine all stages that are left of a job, as one chain."""
+        requests = self._requests(job, attempt)
+        futures = self._engine.chain(requests, alone=job["failures"] > 0)
+        return [_Step(f, r.out) for f, r in zip(futures, requests, strict=True)]
+
+    def _make_room(self, job: Row) -> bool:
+        """Return whether one more chain finds room; a less urgent one that waits makes way."""
+        if self._engine.room:
+            return True
+        last = max(self._offers.values(), key=lambda o: int(o.job["priority"]), default=None)
+        if last is None or last.job["priority"] <= job["priority"]:
+            return False
+        return self._withdraw(last)
+
+    def _withdraw(self, offer: _Offer) -> bool:
+        if not self._engine.withdraw(offer.steps[0].future):
+            return False
+        del self._offers[offer.job["id"]]
+        return True
+
+    def _begin_offers(self) -> None:
+        """Claim the jobs whose chain has begun; take back what nobody wants any more."""
+        for offer in list(self._offers.values()):
+            if _has_begun(offer.steps):
+                del self._offers[offer.job["id"]]
+                try:
+                    self._start(self._claim(offer.job), offer.steps)
+                except StaleTransition as stale:
+                    log.info("too late", job=offer.job["id"], why=stale.message)
+                    self._stop(offer.steps)
+            elif not self._still_waits(offer.job):
+                self._withdraw(offer)
+
+    def _still_waits(self, job: Row) -> bool:
+        same = ("state", "stage", "attempt")
+        with suppress(NotFoundError):
+            now = jobs.get(self._table, job["id"])
+            return all(now[name] == job[name] for name in same)
+        return False
+
+    def _stop(self, steps: list[_Step]) -> None:
+        """End what still runs of a chain that is not wanted; the rest goes with it."""
+        for step in steps:
+            if not step.future.done():
+                self._engine.kill(step.future)
+
+    def _start(self, job: Row, steps: list[_Step]) -> None:
+        """Note that the first of some steps runs, for the present attempt of a job."""
         now = self._table.clock()
         kill_at = now + self._limits.stage_timeout_s
         renew_at = now + self._limits.lease_s / RENEWALS_PER_LEASE
-        if begun is not None:
-            future, out = begun
-        else:
-            request = self._request(job, attempt)
-            future, out = self._engine.submit(request), request.out
-        self._running[future] = _Running(job, attempt, out, kill_at, renew_at)
-
-    def _request(self, job: Row, attempt: int) -> StageRequest:
-        table = self._table
-        of = series.get(table, job["series_id"])
-        folder = table.data_dir
-        return StageRequest(
-            job_id=job["id"],
-            stage=Stage(job["stage"]),
-            attempt=attempt,
-            out=folder / WORK / str(job["id"]) / str(attempt),
-            inputs=tuple(folder / row["path"] for row in series.input_of(table, of)),
-            outputs={
-                Stage(stage): folder / path
-                for stage, path in lines.outputs(table, job["id"]).items()
-            },
-            model=job["model"],
-            models_dir=self._limits.models_dir,
-            input_sha256=job["input_sha256"],
-            content_at=of["last"],
+        first, rest = steps[0], steps[1:]
+        self._running[first.future] = _Running(
+            job, job["attempt"], first.out, kill_at, renew_at, rest
         )
+
+    def _requests(self, job: Row, attempt: int) -> list[StageRequest]:
+        """Return what is left of a job; each stage is the attempt after the one before it."""
+        table, folder = self._table, self._table.data_dir
+        of = series.get(table, job["series_id"])
+        inputs = tuple(folder / row["path"] for row in series.input_of(table, of))
+        made = {Stage(stage): folder / p for stage, p in lines.outputs(table, job["id"]).items()}
+        requests = []
+        left = WORKER_STAGES[WORKER_STAGES.index(Stage(job["stage"])) :]
+        for number, stage in enumerate(left, attempt):
+            request = StageRequest(
+                job_id=job["id"],
+                stage=stage,
+                attempt=number,
+                out=folder / WORK / str(job["id"]) / str(number),
+                inputs=inputs,
+                outputs=dict(made),
+                model=job["model"],
+                models_dir=self._limits.models_dir,
+                input_sha256=job["input_sha256"],
+                content_at=of["last"],
+                cache=self._cache,
+            )
+            made[stage] = request.out
+            requests.append(request)
+        return requests
+
+    def _has_news(self) -> bool:
+        """Whether a stage has come further than the table says, and it may be told again."""
+        if self._table.clock() < self._noted_at + NOTE_EVERY_S:
+            return False
+        return any(self._engine.progress(f) > r.fraction for f, r in self._running.items())
+
+    def _note(self, now: float) -> None:
+        """Write down whether there are slots, and how far the stages in them have come."""
+        told = (self._engine.slots, self._engine.reason)
+        if told != self._told:
+            workers.note_engine(self._table, *told)
+            self._told = told
+        if now < self._noted_at + NOTE_EVERY_S:
+            return
+        news = []
+        for future, running in self._running.items():
+            fraction = self._engine.progress(future)
+            if fraction > running.fraction:
+                running.fraction = fraction
+                news.append((running.job, fraction))
+        if news:
+            self._noted_at = now
+            workers.note_progress(self._table, news)
 
     def _settle(self, running: _Running, future: Future[StageReport]) -> None:
         error = future.exception()
@@ -220,10 +342,21 @@ class Dispatcher:
         if running.out != own:  # It was run ahead, and what follows it there may be reading it.
             running.out = link_files(running.out, own)
             why += ", ahead"
-        log.info("stage finished", job=job["id"], stage=job["stage"], why=why)
+        log.info(
+            "stage finished",
+            job=job["id"],
+            stage=job["stage"],
+            why=why,
+            began=round(report.began, 3),
+            seconds=round(report.seconds, 3),
+        )
         if job["stage"] != Stage.ENCODE:
-            output = running.out.relative_to(table.data_dir)
-            jobs.finish(table, job, running.attempt, str(output), why)
+            output = str(running.out.relative_to(table.data_dir))
+            with table.write():  # In one go: the worker is at the next stage already.
+                jobs.finish(table, job, running.attempt, output, why)
+                following = self._claim(jobs.get(table, job["id"])) if running.rest else None
+            if following is not None:
+                self._start(following, running.rest)
             return
         results = [self._publish(running, kind, report.facts) for kind in RESULT_FILES]
         jobs.finish_encode(table, job, running.attempt, results, report.facts["segments"], why)
@@ -251,6 +384,8 @@ class Dispatcher:
         job, table = running.job, self._table
         shutil.rmtree(running.out, ignore_errors=True)
         reason = running.killed or (error.message if isinstance(error, OsteonError) else str(error))
+        # The worker may have died of another job that it had; then this one is not to blame.
+        counts = not isinstance(error, WorkerLostError) or error.counts
         log.warning("stage failed", job=job["id"], stage=job["stage"], why=reason)
         if isinstance(error, VolumeError):
             self._end(jobs.reject, job, reason)
@@ -260,15 +395,14 @@ class Dispatcher:
             why = f"waits for disk space: {reason}"
             not_before = table.clock() + DISK_WAIT_S
             jobs.retry(table, job, running.attempt, not_before, why, counts=False)
-        elif job["failures"] + 1 >= self._limits.attempts_max:
+        elif counts and job["failures"] + 1 >= self._limits.attempts_max:
             self._end(jobs.fail, job, self._gave_up(job["stage"], reason))
         else:
             wait_s = backoff_s(
                 job["failures"] + 1, first_s=RETRY_FIRST_S, max_s=RETRY_MAX_S, jitter=self._jitter
             )
-            jobs.retry(
-                table, job, running.attempt, table.clock() + wait_s, f"tries again: {reason}"
-            )
+            not_before, why = table.clock() + wait_s, f"tries again: {reason}"
+            jobs.retry(table, job, running.attempt, not_before, why, counts=counts)
 
     def _end(self, event: Callable[[Table, Row, str], None], job: Row, reason: str) -> None:
         """End a job without a result; the one that made way for it goes on."""
@@ -294,3 +428,8 @@ class Dispatcher:
 
     def _gave_up(self, stage: str, reason: str) -> str:
         return f"gave up after {self._limits.attempts_max} attempts of {stage}: {reason}"
+
+
+def _has_begun(steps: Sequence[_Step]) -> bool:
+    """Return whether the first stage of a chain runs, or is over already."""
+    return steps[0].future.running() or steps[0].future.done()

@@ -1,19 +1,24 @@
 """The engine: worker processes, each warm and each killable, behind one small interface.
 
-A stage request enters, a Future of its report leaves. The dispatcher owns one engine; a worker that
-dies, hangs or leaks costs one attempt of one job, and its slot starts a new one.
+Chains of stage requests enter, Futures of their reports leave. The dispatcher owns one engine; a
+worker that dies, hangs or leaks costs one attempt of what it ran, and its slot starts a new one.
 """
 
-import multiprocessing
 import os
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
-from osteon.errors import WorkerLostError
-from osteon.pipeline.request import SliceRequest, StageReport, StageRequest
-from osteon.pipeline.worker import begin, run, worker_pid
+from osteon.pipeline.request import (
+    SliceRequest,
+    StageReport,
+    StageRequest,
+    WorkerSettings,
+)
+from osteon.pipeline.slot import Chain, Slot
 
 
 class Engine(Protocol):
@@ -25,86 +30,71 @@ class Engine(Protocol):
 
     @property
     def free(self) -> int:
-        """How many slots have nothing to do."""
+        """How many slots compute nothing."""
+
+    @property
+    def room(self) -> int:
+        """How many chains can be handed over: to free slots, and to follow what is running."""
+
+    @property
+    def reason(self) -> str:
+        """Why there is no slot; "" while there is one."""
 
     def submit(self, request: StageRequest | SliceRequest) -> "Future[StageReport]":
-        """Run a stage in a free slot; RuntimeError where none is free."""
+        """Run one request in a free slot; RuntimeError where none is free."""
+
+    def chain(
+        self, requests: Sequence[StageRequest], *, alone: bool = False
+    ) -> "tuple[Future[StageReport], ...]":
+        """Run the stages of one job one after the other; RuntimeError where there is no room.
+
+        A future is pending until its request begins. Where one fails, those behind it are
+        cancelled.
+
+        Parameters
+        ----------
+        alone : bool
+            Whether nothing else may share the worker process meanwhile.
+        """
+
+    def withdraw(self, future: "Future[StageReport]") -> bool:
+        """Take back a chain, known by its first future; False where it has begun."""
 
     def kill(self, future: "Future[StageReport]") -> None:
-        """End a stage at once; its future raises `WorkerLostError`."""
+        """End a request that runs at once; its future raises `WorkerLostError`."""
+
+    def progress(self, future: "Future[StageReport]") -> float:
+        """Return how far, 0 to 1, a request that runs has come."""
 
     def close(self) -> None:
         """End all workers within seconds."""
 
 
-class _Slot:
-    """One worker process, started again whenever it is gone."""
-
-    def __init__(self, model: str, models_dir: Path | None) -> None:
-        self._initial = (model, models_dir)
-        self.busy: Future[StageReport] | None = None
-        self.holds: Path | None = None  # the folder of the series whose slices it has in memory
-        self._start()
-
-    def _start(self) -> None:
-        self._pool = ProcessPoolExecutor(
-            1,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=begin,
-            initargs=self._initial,
-        )
-        # The executor starts its process at the first call and keeps it to itself; it must be
-        # possible to end it while it is still loading, so it is known by being new.
-        others = set(multiprocessing.active_children())
-        self._pool.submit(worker_pid)
-        (self._process,) = set(multiprocessing.active_children()) - others
-
-    def submit(self, request: StageRequest | SliceRequest) -> "Future[StageReport]":
-        try:
-            inner = self._pool.submit(run, request)
-        except BrokenProcessPool:  # It died while it was idle.
-            self._pool.shutdown(wait=False)
-            self._start()
-            inner = self._pool.submit(run, request)
-        outer: Future[StageReport] = Future()
-        outer.set_running_or_notify_cancel()
-        self.busy, self.holds = outer, series_folder(request)
-        inner.add_done_callback(lambda done: self._pass_on(done, outer))
-        return outer
-
-    def _pass_on(self, inner: "Future[StageReport]", outer: "Future[StageReport]") -> None:
-        self.busy = None
-        error = CancelledError() if inner.cancelled() else inner.exception()
-        if isinstance(error, BrokenProcessPool | CancelledError):
-            outer.set_exception(WorkerLostError("the worker process died"))
-        elif error is not None:
-            outer.set_exception(error)
-        else:
-            outer.set_result(inner.result())
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self.kill()
-
-
 class LocalEngine:
     """Worker processes on this host, one a slot.
+
+    While a slot computes, one more chain a slot may wait here: the worker reads its volume
+    meanwhile, and begins it as soon as it has done with the device.
 
     Parameters
     ----------
     slots : int
         How many.
-    model : str
-        The model that workers load before their first job.
-    models_dir : Path, optional
-        Folder of model folders.
+    settings : WorkerSettings
+        What each worker goes by.
     """
 
-    def __init__(self, slots: int, model: str, models_dir: Path | None) -> None:
-        self._slots = [_Slot(model, models_dir) for _ in range(slots)]
+    reason = ""
+
+    def __init__(
+        self,
+        slots: int,
+        settings: WorkerSettings,
+    ) -> None:
+        self._lock = threading.RLock()
+        self._queue: deque[Chain] = deque()
+        with self._lock:
+            self._slots = [Slot(settings, self._lock, self._feed) for _ in range(slots)]
 
     @property
     def slots(self) -> int:
@@ -113,38 +103,117 @@ class LocalEngine:
 
     @property
     def free(self) -> int:
-        """How many slots have nothing to do."""
-        return sum(slot.busy is None for slot in self._slots)
+        """How many slots compute nothing."""
+        with self._lock:
+            return sum(slot.free for slot in self._slots) if not self._queue else 0
+
+    @property
+    def room(self) -> int:
+        """How many chains can be handed over."""
+        with self._lock:
+            return self.free + len(self._slots) - len(self._queue)
 
     def submit(self, request: StageRequest | SliceRequest) -> "Future[StageReport]":
-        """Run a stage in a free slot.
+        """Run one request in a free slot.
 
         Raises
         ------
         RuntimeError
             No slot is free: the dispatcher asks `free` first.
         """
-        free = [slot for slot in self._slots if slot.busy is None]
-        if not free:
-            raise RuntimeError("no slot is free")
-        slot = next((s for s in free if s.holds == series_folder(request)), free[0])
-        return slot.submit(request)
+        with self._lock:
+            if not self.free:
+                raise RuntimeError("no slot is free")
+            return self._take(Chain((request,)))[0]
+
+    def chain(
+        self, requests: Sequence[StageRequest], *, alone: bool = False
+    ) -> "tuple[Future[StageReport], ...]":
+        """Run stages one after the other, now or as soon as a slot has done with its own.
+
+        Raises
+        ------
+        RuntimeError
+            There is no room: the dispatcher asks `room` first.
+        """
+        with self._lock:
+            if not self.room:
+                raise RuntimeError("no slot is free, and each has what follows")
+            return self._take(Chain(tuple(requests), alone=alone))
+
+    def withdraw(self, future: "Future[StageReport]") -> bool:
+        """Take back a chain that waits here."""
+        with self._lock:
+            chain = next((c for c in self._queue if c.futures[0] is future), None)
+            if chain is None:
+                return False
+            self._queue.remove(chain)
+            for slot in self._slots:
+                if slot.hinted is chain:
+                    slot.hinted = None
+            chain.cancel()
+            return True
 
     def kill(self, future: "Future[StageReport]") -> None:
-        """End a stage at once; its future raises `WorkerLostError`."""
-        for slot in self._slots:
-            if slot.busy is future:
-                slot.kill()
+        """End a request that runs at once; its future raises `WorkerLostError`."""
+        with self._lock:
+            for slot in self._slots:
+                for chain in slot.begun.values():
+                    if chain.present is future:
+                        slot.kill(chain)
+
+    def progress(self, future: "Future[StageReport]") -> float:
+        """Return how far, 0 to 1, a request that runs has come."""
+        with self._lock:
+            begun = (chain for slot in self._slots for chain in slot.begun.values())
+            return next((c.fraction for c in begun if c.present is future), 0.0)
 
     def close(self) -> None:
         """End all workers at once: what they were doing is rescued at the next start."""
-        for slot in self._slots:
-            slot.close()
+        with self._lock:
+            for slot in self._slots:
+                slot.close()
+
+    def _take(self, chain: Chain) -> "tuple[Future[StageReport], ...]":
+        self._queue.append(chain)
+        free = [slot for slot in self._slots if slot.free]
+        for slot in sorted(free, key=lambda slot: slot.holds != chain.folder):
+            self._feed(slot)
+        self._hint()
+        return chain.futures
+
+    def _feed(self, slot: Slot) -> None:
+        """Give a slot what it was told of, or else what has waited longest."""
+        if not self._queue or not slot.free:
+            return
+        chain = self._queue[0]
+        if not chain.alone and slot.hinted in self._queue:
+            chain = slot.hinted or chain
+        if slot.begun and (chain.alone or any(other.alone for other in slot.begun.values())):
+            return  # It is fed again when what it encodes is over.
+        self._queue.remove(chain)
+        for other in self._slots:
+            if other.hinted is chain:
+                other.hinted = None
+        slot.give(chain)
+        self._hint()
+
+    def _hint(self) -> None:
+        """Tell of each chain that waits to a slot that is computing."""
+        hinted = [slot.hinted for slot in self._slots]
+        for chain in self._queue:
+            if chain in hinted or chain.alone:
+                continue
+            for slot in self._slots:
+                current = slot.current
+                if slot.hinted is None and current is not None and not current.alone:
+                    slot.hint(chain)
+                    break
 
 
-def series_folder(request: StageRequest | SliceRequest) -> Path | None:
-    """Return the folder of a request's input: a slot that holds its slices need not read them."""
-    return request.inputs[0].parent if request.inputs else None
+def threads_of(slots: int, cpus: int | None = None) -> int:
+    """Return the threads of each worker: all slots together have as many as there are cores."""
+    return max(1, (cpus or os.cpu_count() or 1) // slots)
 
 
 def auto_slots(devices: Path = Path("/dev"), cpus: int | None = None) -> int:

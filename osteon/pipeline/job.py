@@ -134,8 +134,14 @@ def status_of(stage: Stage, state: State) -> Status:
     return Status.WAITING if waits else Status.RUNNING
 
 
-def progress_of(stage: Stage, state: State) -> float:
-    """Return the share of the route that is behind a job, 0 to 1."""
+def progress_of(stage: Stage, state: State, fraction: float = 0.0) -> float:
+    """Return the share of the route that is behind a job, 0 to 1.
+
+    Parameters
+    ----------
+    fraction : float
+        The share of its present stage that is behind it.
+    """
     if state is State.DONE:
         return 1.0
-    return list(Stage).index(stage) / len(Stage)
+    return (list(Stage).index(stage) + fraction) / len(Stage)

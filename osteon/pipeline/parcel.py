@@ -69,6 +69,8 @@ def relative_to(data_dir: Path, request: StageRequest) -> StageRequest:
         out=request.out.relative_to(data_dir),
         inputs=tuple(path.relative_to(data_dir) for path in request.inputs),
         outputs={stage: path.relative_to(data_dir) for stage, path in request.outputs.items()},
+        cache=request.cache
+        and replace(request.cache, folder=request.cache.folder.relative_to(data_dir)),
     )
 
 
@@ -79,6 +81,7 @@ def rooted_at(root: Path, request: StageRequest) -> StageRequest:
         out=root / request.out,
         inputs=tuple(root / path for path in request.inputs),
         outputs={stage: root / path for stage, path in request.outputs.items()},
+        cache=request.cache and replace(request.cache, folder=root / request.cache.folder),
     )
 
 

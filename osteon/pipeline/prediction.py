@@ -11,9 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osteon.errors import ModelError, StageError
+from osteon.errors import ModelError, StageError, WorkerLostError
 from osteon.pipeline.model import Model
+from osteon.pipeline.progress import tell
+from osteon.pipeline.upright import shear_of
 from osteon.pipeline.volume import SourceFrame, Volume
+
+SLICES_AT_ONCE = 16  # So many slices are given to a 2D model at a time, then it is told how far.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +35,10 @@ class Evidence:
 
     in_plane: NDArray[np.float64]
     bytes_yx: NDArray[np.uint8]
+
+    def fits(self, affine: NDArray[np.float64]) -> bool:
+        """Return whether the model was told of the plane that a volume has."""
+        return bool(np.allclose(self.in_plane, affine[:3, :2], 1e-9, 1e-9))
 
 
 def predict(
@@ -55,19 +64,27 @@ def predict(
         The model's output is not what its specification says.
     """
     affine = volume.geometry.affine
+    held = held or {}
     known = {
         index: held[frame].bytes_yx
         for index, frame in enumerate(volume.frames)
-        if held and frame in held and np.allclose(held[frame].in_plane, affine[:3, :2], 1e-9, 1e-9)
+        if frame in held and held[frame].fits(affine)
     }
-    if not known:
-        return predict_slices(model, volume.hu_zyx, affine)
+    if model.dimension == "3d":
+        shear = shear_of(volume.geometry)
+        if shear is None:
+            return predict_slices(model, volume.hu_zyx, affine)
+        upright = shear.volume(volume)  # A network of several slices has learnt upright ones.
+        prediction_zyx = predict_slices(model, upright.hu_zyx, upright.geometry.affine)
+        return shear.back(prediction_zyx, volume.hu_zyx.shape)
     prediction_zyx = np.empty(volume.hu_zyx.shape, np.uint8)
     for index, bytes_yx in known.items():
         prediction_zyx[index] = bytes_yx
-    missing = [index for index in range(len(volume.frames)) if index not in known]
-    if missing:
-        prediction_zyx[missing] = predict_slices(model, volume.hu_zyx[missing], affine)
+    missing = [index for index in range(len(volume.hu_zyx)) if index not in known]
+    for first in range(0, len(missing), SLICES_AT_ONCE):
+        some = missing[first : first + SLICES_AT_ONCE]
+        prediction_zyx[some] = predict_slices(model, volume.hu_zyx[some], affine)
+        tell(first + len(some), len(missing))
     return prediction_zyx
 
 
@@ -94,10 +111,21 @@ def predict_slices(
     try:
         prediction_zyx = model.predict(hu_zyx, affine)
     except (RuntimeError, MemoryError) as error:  # what torch raises, out of memory included
-        raise StageError(f"{model.name}: prediction failed: {error}") from error
+        raise model_failure(model, "prediction", error) from error
     if prediction_zyx.shape != hu_zyx.shape or prediction_zyx.dtype != np.uint8:
         raise ModelError(
             f"{model.name}: predicted {prediction_zyx.dtype} of shape {prediction_zyx.shape}, "
             f"not uint8 of shape {hu_zyx.shape}"
         )
     return prediction_zyx
+
+
+def model_failure(model: Model, station: str, error: Exception) -> StageError:
+    """Return what a failure of a model means: one for want of memory may go well elsewhere.
+
+    Torch has a class of its own for a device that is out of memory, and a sentence for a host.
+    """
+    words = str(error).lower()
+    if isinstance(error, MemoryError) or any(said in words for said in _OUT_OF_MEMORY):
+        return WorkerLostError(f"{model.name}: {station} ran out of memory: {error}")
+    return StageError(f"{model.name}: {station} failed: {error}")

@@ -10,8 +10,10 @@ import structlog
 
 from osteon.config.extras import load_extra
 from osteon.config.settings import Settings
-from osteon.pipeline.engine import Engine, LocalEngine, auto_slots
+from osteon.pipeline.engine import Engine, LocalEngine, auto_slots, threads_of
+from osteon.pipeline.intake import GIGABYTE
 from osteon.pipeline.observer import Observer
+from osteon.pipeline.request import WorkerSettings
 from osteon.pipeline.spool import Spool
 from osteon.pipeline.table.connection import open_table
 from osteon.pipeline.worklock import hold
@@ -49,5 +51,12 @@ def _engine(settings: Settings) -> Engine:
         return engine
     limits = settings.pipeline
     slots = auto_slots() if limits.slots == "auto" else limits.slots
-    log.info("workers of this host", slots=slots)
-    return LocalEngine(slots, settings.routes[0].model, limits.models_dir)
+    worker = WorkerSettings(
+        settings.routes[0].model,
+        limits.models_dir,
+        threads=threads_of(slots),
+        jobs_max=limits.recycle_jobs,
+        growth_bytes_max=int(limits.recycle_growth_gb * GIGABYTE),
+    )
+    log.info("workers of this host", slots=slots, threads=worker.threads)
+    return LocalEngine(slots, worker)

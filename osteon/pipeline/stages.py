@@ -21,6 +21,7 @@ from osteon.errors import ModelError, StageError, VolumeError
 from osteon.pipeline.boneseg import combine
 from osteon.pipeline.job import Stage
 from osteon.pipeline.prediction import predict
+from osteon.pipeline.progress import part
 from osteon.pipeline.request import SliceRequest, StageReport, StageRequest
 from osteon.pipeline.spool import write_durably
 from osteon.pipeline.warm import Warm
@@ -32,6 +33,7 @@ from osteon.results.uids import derive_uid
 
 PREDICTION, LABELS, SEGMENTS = "prediction.raw", "labels.raw", "segments.json"
 SEG, PREVIEW = "seg.dcm", "preview.png"
+_READING = 0.2  # The share of prediction's progress that the reading of the volume has.
 
 
 _warm = Warm()
@@ -45,9 +47,15 @@ def warm(model: str, models_dir: Path | None) -> None:
 
 def hold_slices(request: SliceRequest) -> StageReport:
     """Read and predict slices of a series that is still arriving; the worker keeps them."""
-    started = time.perf_counter()
+    began, started = time.time(), time.perf_counter()
     count = _warm.hold(request)
-    return StageReport(f"read {count} instances early", time.perf_counter() - started)
+    why = f"read {count} instances early"
+    return StageReport(why, time.perf_counter() - started, began=began)
+
+
+def read_ahead(request: StageRequest) -> None:
+    """Read the volume of the job that is likely to come next, beside what is computed."""
+    _warm.read_ahead(request)
 
 
 def run_stage(request: StageRequest) -> StageReport:
@@ -66,18 +74,24 @@ def run_stage(request: StageRequest) -> StageReport:
     StageError, ModelError, EncodingError
         The stage failed; ``retryable`` says whether another attempt may succeed.
     """
-    started = time.perf_counter()
+    began, started = time.time(), time.perf_counter()
     request.out.mkdir(parents=True, exist_ok=True)
     why, facts = _STAGES[request.stage](request)
-    return StageReport(why, time.perf_counter() - started, facts)
+    return StageReport(why, time.perf_counter() - started, facts, began)
 
 
 def _predict(request: StageRequest) -> tuple[str, dict[str, Any]]:
     model = _warm.model(request.model, request.models_dir)
-    volume = _warm.volume(request)
-    held = _warm.evidence(request, model)
-    _save_array(request.out / PREDICTION, predict(model, volume, held))
-    return f"{model.name} predicted {len(volume.frames)} slices", {}
+    with part(0.0, _READING):
+        volume = _warm.volume(request)
+    known = _warm.evidence(request, model, volume)
+    started = time.perf_counter()
+    with part(_READING, 1.0):
+        prediction_zyx = predict(model, volume, known)
+    _warm.keep(request, model, volume, prediction_zyx, known, time.perf_counter() - started)
+    _save_array(request.out / PREDICTION, prediction_zyx)
+    of = f"{len(volume.frames) - len(known)} of " if known else ""
+    return f"{model.name} predicted {of}{len(volume.frames)} slices", {}
 
 
 def _boneseg(request: StageRequest) -> tuple[str, dict[str, Any]]:
@@ -128,6 +142,7 @@ def _encode(request: StageRequest) -> tuple[str, dict[str, Any]]:
         ],
         "files": {name: _facts_of(request.out / name) for name in (SEG, PREVIEW)},
     }
+    _warm.drop(request)
     return f"encoded and checked a Segmentation of {_count(segments)}", facts
 
 

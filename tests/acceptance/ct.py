@@ -11,13 +11,23 @@ ROWS, COLUMNS = 64, 72
 
 
 def write_series(
-    folder: Path, *, seed: str, slices: int = 12, study: str | None = None
+    folder: Path,
+    *,
+    seed: str,
+    slices: int = 12,
+    study: str | None = None,
+    first_hu: int | None = None,
 ) -> list[Path]:
-    """Write a series with a bone of about 25 ml in it; the same seed gives the same bytes."""
+    """Write a series with a bone of about 25 ml in it; the same seed gives the same bytes.
+
+    The first voxel of each slice has `first_hu`, where it is given: a model can know it by that.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number in range(1, slices + 1):
         ds = _slice(seed, number, study or seed)
+        if first_hu is not None:
+            ds.PixelData = first_hu.to_bytes(2, "little", signed=True) + ds.PixelData[2:]
         path = folder / f"{number:04}.dcm"
         pydicom.dcmwrite(path, ds, enforce_file_format=True)
         paths.append(path)

@@ -17,7 +17,7 @@ from osteon.errors import ConfigError, OsteonError, WorkerLostError
 from osteon.pipeline import worklock
 from osteon.pipeline.engine import LocalEngine, auto_slots
 from osteon.pipeline.job import Stage
-from osteon.pipeline.request import StageReport, StageRequest
+from osteon.pipeline.request import StageReport, StageRequest, WorkerSettings
 from osteon.pipeline.role import run_work
 from osteon.pipeline.table.connection import open_table
 from osteon.pipeline.worklock import work_is_running
@@ -42,7 +42,7 @@ def request(folder: Path, *, job_id: int = 1, attempt: int = 1) -> StageRequest:
 
 @pytest.fixture
 def engine():
-    made = LocalEngine(1, "builtin:bone", None)
+    made = LocalEngine(1, WorkerSettings("builtin:bone"))
     yield made
     made.close()
 
@@ -77,10 +77,10 @@ def test_a_worker_killed_at_any_time_is_lost_once_and_the_slot_works_again(engin
 PARENT = """
 import sys, time
 from osteon.pipeline.engine import LocalEngine
+from osteon.pipeline.request import WorkerSettings
 if __name__ == "__main__":
-    engine = LocalEngine(1, "builtin:bone", None)
-    engine._slots[0]._pool.submit(abs, -1).result(60)
-    print(engine._slots[0]._process.pid, flush=True)
+    engine = LocalEngine(1, WorkerSettings("builtin:bone"))
+    print(engine._slots[0].pid, flush=True)
     time.sleep(120)
 """
 

@@ -133,6 +133,6 @@ def test_a_model_that_joins_otherwise_is_a_model_error(joined: NDArray[Any]) -> 
 
 
 def test_running_out_of_memory_may_be_tried_again() -> None:
-    with pytest.raises(StageError, match="given: boneseg failed") as failure:
+    with pytest.raises(StageError, match="given: boneseg ran out of memory") as failure:
         run(Given(np.zeros((2, 2, 2), np.uint8), error=MemoryError("no")))
     assert failure.value.retryable

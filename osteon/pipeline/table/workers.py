@@ -1,0 +1,64 @@
+"""Rows of what workers say of themselves: how far a stage has come, and whether there are slots.
+
+The dispatcher writes them, at most once a second; the status commands and HTTP read them.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from osteon.pipeline.table.connection import Row, Table
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """Where stages run, as the role `work` said last.
+
+    Attributes
+    ----------
+    slots : int
+        How many stages can run at once.
+    reason : str
+        Why none can, in words: no scheduler, no worker, a certificate refused; "" otherwise.
+    updated : float
+        Since when it is so, in seconds since 1970.
+    """
+
+    slots: int
+    reason: str
+    updated: float
+
+
+def note_progress(table: Table, news: Iterable[tuple[Row, float]]) -> None:
+    """Write down how far jobs have come at their present stage; no job goes back.
+
+    Parameters
+    ----------
+    news : iterable of (Row, float)
+        Job and fraction of its stage, 0 to 1.
+    """
+    with table.write():
+        for job, fraction in news:
+            table.change(
+                "INSERT INTO progress (job_id, stage, admitted, fraction) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET fraction = iif(stage = excluded.stage"
+                " AND admitted IS excluded.admitted, max(fraction, excluded.fraction),"
+                " excluded.fraction), stage = excluded.stage, admitted = excluded.admitted",
+                (job["id"], job["stage"], job["admitted"], min(1.0, max(0.0, fraction))),
+            )
+
+
+def note_engine(table: Table, slots: int, reason: str) -> None:
+    """Write down how many slots there are, and why there is none."""
+    with table.write():
+        table.change(
+            "INSERT INTO engine (id, slots, reason, updated) VALUES (1, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET slots = excluded.slots, reason = excluded.reason,"
+            " updated = excluded.updated",
+            (slots, reason, table.clock()),
+        )
+
+
+def engine_state(table: Table) -> EngineState | None:
+    """Return what was written down of the engine last; None before its first start."""
+    row = table.row("SELECT slots, reason, updated FROM engine")
+    return None if row is None else EngineState(**dict(row))
