@@ -14,7 +14,10 @@ from osteon.pipeline.table import jobs, views
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.names import jobs_named
 
-COLUMNS = ("id", "status", "progress", "instances", "route", "updated", "series", "reason")
+COLUMNS = (
+    *("id", "status", "progress", "instances", "route", "updated", "accession", "generation"),
+    *("series", "reason"),
+)
 
 
 @click.group(name="jobs", epilog=example("osteon jobs list"))
@@ -58,6 +61,9 @@ def show(name: str, as_json: bool) -> None:
         return
     for key in ("id", "status", "stage", "state", "attempt", "reason", "route", "model"):
         click.echo(f"{key:<10}{printable(job[key])}")
+    if job["shadow_of"]:
+        click.echo(f"{'beside':<10}job {job['shadow_of']}: a shadow, which is sent to nobody")
+    click.echo(f"{'accession':<10}{printable(job['accession_number'] or 'none')}")
     click.echo(f"{'series':<10}{job['series_instance_uid']} generation {job['generation']}")
     click.echo(f"{'instances':<10}{job['instances']}")
     click.echo(f"{'updated':<10}{local_time(job['updated'])}")
@@ -69,6 +75,9 @@ def show(name: str, as_json: bool) -> None:
         click.echo()
         rows = [(s["label"], f"{s['volume_ml']:.1f}") for s in job["segments"]]
         write_table(("segment", "ml"), rows)
+    for shadow in job["shadow"]:
+        click.echo()
+        _write_shadow(shadow)
 
 
 @command.command(epilog=example("osteon jobs retry 17", "osteon jobs retry A4711"))
@@ -126,9 +135,24 @@ def row_of(job: dict[str, Any]) -> tuple[object, ...]:
         job["instances"],
         job["route"],
         local_time(job["updated"]),
+        job["accession_number"],
+        job["generation"],
         job["series_instance_uid"],
         job["reason"],
     )
+
+
+def _write_shadow(shadow: dict[str, Any]) -> None:
+    place = f"shadow {shadow['model']}, job {shadow['id']}"
+    if shadow["dice"] is None:
+        click.echo(printable(f"{place}: {shadow['status']}: {shadow['reason']}"))
+        return
+    click.echo(printable(f"{place}: Dice {shadow['dice']:.3f} of all that is segmented"))
+    rows = [
+        (s["label"], f"{s['dice']:.3f}", f"{s['volume_ml']:.1f}", f"{s['first_volume_ml']:.1f}")
+        for s in shadow["segments"]
+    ]
+    write_table(("segment", "dice", "ml", "ml of the first"), rows)
 
 
 def _words(delivery: dict[str, Any]) -> str:

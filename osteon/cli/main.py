@@ -27,6 +27,7 @@ COMMANDS = (
     "config",
     "models",
     "routes",
+    "shadow",
     "phantom",
     "verify",
     "purge",

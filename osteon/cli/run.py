@@ -105,7 +105,7 @@ def _segment(series: Series, place: Path, model: str, models_dir: Path | None) -
     from osteon.pipeline.stages import run_stage  # noqa: PLC0415 - see above
 
     started, content_at = time.monotonic(), time.time()
-    outputs: dict[str, Path] = {}
+    outputs: dict[Stage, Path] = {}
     with (
         writing_to(place),
         _work_folder(place) as work,

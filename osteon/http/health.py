@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from osteon.http.node import OfNode
 from osteon.http.problem import problem
 from osteon.http.status import NodeStatus, Roles, StatusView
+from osteon.pipeline.table.deliveries import STATES
 
 router = APIRouter(tags=["Health"])
 _CURE = {
@@ -95,8 +96,23 @@ class StatusCollector(Collector):
         ):
             yield GaugeMetricFamily(f"osteon_{name}", text, value)
         yield _labelled("jobs", "Jobs, and series still receiving.", "status", view.jobs)
-        yield _labelled("deliveries", "Results on their way.", "state", view.deliveries)
+        deliveries = dict.fromkeys(STATES, 0) | view.deliveries
+        yield _labelled("deliveries", "Results on their way.", "state", deliveries)
         yield _labelled("role_up", "Whether a role answers.", "role", view.roles.model_dump())
+        yield from _of_shadows(view)
+
+
+def _of_shadows(view: StatusView) -> Iterator[Metric]:
+    for name, text, key in (
+        ("compared", "Series that a shadow model was compared on.", "n"),
+        ("dice_mean", "Mean Dice of a shadow model against the first.", "mean_dice"),
+        ("dice_min", "Lowest Dice of a shadow model against the first.", "min_dice"),
+    ):
+        family = GaugeMetricFamily(f"osteon_shadow_{name}", text, labels=["model", "beside"])
+        for summary in view.shadow:
+            labels = [summary.model, summary.first_model]
+            family.add_metric(labels, getattr(summary, key))
+        yield family
 
 
 def _labelled(name: str, text: str, label: str, values: dict[str, int]) -> GaugeMetricFamily:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from osteon.config.settings import Settings
 from osteon.pipeline.intake import GIGABYTE, Intake
 from osteon.pipeline.spool import free_bytes
-from osteon.pipeline.table import views
+from osteon.pipeline.table import shadow, views
 from osteon.pipeline.table.connection import FILE_NAME, Table
 from osteon.pipeline.worklock import work_is_running
 
@@ -38,6 +38,16 @@ class Disk(BaseModel):
     table_bytes: int = Field(description="Size of the job table.")
 
 
+class ShadowSummary(BaseModel):
+    """How a shadow model compares with the one that it runs beside."""
+
+    model: str
+    first_model: str
+    n: int = Field(description="Series that were compared.")
+    mean_dice: float
+    min_dice: float
+
+
 class StatusView(BaseModel):
     """The node at a glance."""
 
@@ -52,6 +62,7 @@ class StatusView(BaseModel):
     associations: int
     jobs: dict[str, int] = Field(description="Status → how many.")
     deliveries: dict[str, int] = Field(description="State → how many.")
+    shadow: list[ShadowSummary]
 
 
 class NodeStatus:
@@ -98,6 +109,7 @@ class NodeStatus:
                 reserve_bytes=int(settings.pipeline.disk_reserve_gb * GIGABYTE),
                 table_bytes=sum(file.stat().st_size for file in files if file.is_file()),
             ),
+            shadow=[ShadowSummary(**row) for row in shadow.summaries(self._table)],
             **counts,
         )
 

@@ -143,7 +143,9 @@ class Delivery:
             jobs.fail(self._table, job, f"not delivered to {reasons}")
         else:
             names = ", ".join(d["destination"] for d in found)
-            why = f"delivered to {names}" if found else "kept here: its route has no destination"
+            is_shadow = job["shadow_of"] is not None
+            kept = "it is a shadow" if is_shadow else "its route has no destination"
+            why = f"delivered to {names}" if found else f"kept here: {kept}"
             jobs.complete(self._table, job, why)
 
 

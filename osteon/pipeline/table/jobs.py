@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from osteon.errors import NotFoundError, StaleTransition
 from osteon.pipeline.job import STAGES_OF, Event, Stage, State, next_state
-from osteon.pipeline.table import lines
+from osteon.pipeline.table import lines, shadow
 from osteon.pipeline.table.connection import Row, Table
 
 
@@ -119,7 +119,7 @@ def finish_encode(
     """Accept the results: record them, open their deliveries, and move the job to deliver.
 
     What the route made of earlier generations is marked as superseded with it, and these results
-    where a later generation's are there already.
+    where a later generation's are there already. Models that are to run beside it follow.
     """
     now = table.clock()
     with table.write():
@@ -140,6 +140,7 @@ def finish_encode(
                     (result_id, destination, now, now, now),
                 )
         _supersede_results(table, job)
+        shadow.follow(table, job)
 
 
 def complete(table: Table, job: Row, why: str) -> None:

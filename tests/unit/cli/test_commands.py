@@ -16,7 +16,20 @@ from osteon.cli.options import example
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "cli.md"
 SPEAKING = {
-    *("list", "show", "test", "diff", "trace", "status", "verify", "echo", "send", "run", "purge"),
+    *(
+        "list",
+        "show",
+        "test",
+        "diff",
+        "trace",
+        "status",
+        "verify",
+        "echo",
+        "send",
+        "run",
+        "purge",
+        "shadow",
+    ),
 }
 
 
@@ -60,7 +73,7 @@ def options_of(command: click.Command) -> list[str]:
 
 def test_the_commands_of_the_design_are_there() -> None:
     assert set(LEAVES) == {
-        *("serve", "demo", "run", "send", "echo", "watch", "trace", "status", "phantom"),
+        *("serve", "demo", "run", "send", "echo", "watch", "trace", "status", "phantom", "shadow"),
         *("verify", "purge"),
         *("jobs list", "jobs show", "jobs retry", "jobs cancel"),
         *("config show", "config check", "config reference"),

@@ -1,0 +1,95 @@
+"""Shadow models under the real observer: beside the first, behind everything, harming nothing."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from osteon.config.settings import Settings
+from osteon.errors import ModelError
+from osteon.pipeline.request import StageReport, StageRequest
+from osteon.pipeline.table import views
+from tests.pipeline_parts import SERIES, Node, ThreadEngine, write_stage
+
+PACS = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 1}
+
+
+def stage(request: StageRequest) -> StageReport:
+    if request.model == "broken":
+        raise ModelError("its weights are gone")
+    return write_stage(request)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    """A node whose route has two shadows, one of them broken, and whose PACS is down."""
+    settings = Settings(
+        data_dir=tmp_path / "data",
+        destination=[PACS],
+        route=[{"name": "bone", "shadow": ["new", "broken"]}],
+        pipeline={"disk_reserve_gb": 0.0, "ahead": False},
+    )
+    made = Node(settings.data_dir, settings, ThreadEngine(stage))
+    yield made
+    made.close()
+    made.observer._shadow.close()
+
+
+def settled(node: Node) -> bool:
+    jobs = node.jobs()
+    return len(jobs) == 3 and jobs[1]["state"] == "done" and jobs[2]["state"] == "failed"
+
+
+def test_a_shadow_runs_after_the_first_and_its_failure_stays_its_own(node: Node) -> None:
+    node.receive(range(1, 4))
+    node.tick_until(lambda: settled(node))
+    models = [request.model for request in node.engine.requests]
+    assert models == ["builtin:bone"] * 3 + ["new"] * 3 + ["broken"]
+    said = views.predict(node.table, SERIES)
+    assert (said["id"], said["status"]) == ("1", "delivering")
+    assert [(s["model"], s["status"]) for s in said["shadow"]] == [
+        ("new", "done"),
+        ("broken", "failed"),
+    ]
+    assert said["shadow"][1]["reason"] == "its weights are gone"
+    assert node.job(2)["reason"] == "kept here: it is a shadow"
+    assert [d["destination"] for d in node.table.rows("SELECT * FROM delivery")] == ["pacs"]
+
+
+def test_results_that_cannot_be_compared_say_so_and_change_nothing(node: Node) -> None:
+    node.receive(range(1, 4))
+    node.tick_until(lambda: settled(node))
+
+    def reason() -> str:
+        return str(views.predict(node.table, SERIES)["shadow"][0]["reason"])
+
+    node.tick_until(lambda: "is not a readable Segmentation" in reason(), timeout_s=60)
+    assert node.job(2)["state"] == "done"
+    assert node.observer.tick()
+
+
+def test_a_comparison_that_dies_or_hangs_is_given_up(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.receive(range(1, 4))
+    node.tick_until(lambda: node.observer._shadow._comparing is not None)
+    comparing = node.observer._shadow._comparing
+    assert comparing is not None
+    comparing.process.kill()
+    comparing.process.join(10)
+    node.tick_until(lambda: node.observer._shadow._comparing is None)
+    assert views.predict(node.table, "2")["status"] in {"delivering", "done"}
+    said = views.predict(node.table, SERIES)["shadow"][0]
+    assert said["reason"] == "the process that compared it died"
+
+
+def test_a_comparison_that_was_begun_is_begun_again_after_a_restart(node: Node) -> None:
+    node.receive(range(1, 4))
+    node.tick_until(lambda: node.observer._shadow._comparing is not None)
+    node.observer._shadow.close()
+    node.restart()
+    node.tick_until(lambda: node.observer._shadow._comparing is not None)
+    node.clock.advance(301.0)
+    node.tick_until(lambda: node.observer._shadow._comparing is None)
+    reasons = [s["reason"] for s in views.predict(node.table, SERIES)["shadow"]]
+    assert reasons[0].startswith(("it could not be compared within 300 s", "/"))
