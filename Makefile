@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check bench bench-bones bench-receive bench-route bench-faults bench-fuzz bench-soak format docs clean
+.PHONY: demo test check bench bench-bones bench-loading bench-receive bench-route bench-faults bench-fuzz bench-soak format docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,9 @@ bench-fuzz: $(STAMP)  ## malformed PDUs and data sets
 
 bench-soak: $(STAMP)  ## 5,000 associations, 50,000 instances
 	$(BIN)/python bench/soak.py
+
+bench-loading: $(STAMP)  ## CT series into volumes, beside pydicom and np.frombuffer; DATA=one series
+	$(BIN)/python bench/loading.py $(if $(DATA),--data "$(DATA)") $(if $(CHECK),--check)
 
 bench-bones: $(STAMP)  ## the bone model beside plain thresholds; DATA=folder of labelled series
 	$(BIN)/python bench/bones.py --data "$(DATA)"

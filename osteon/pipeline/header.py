@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import pydicom
-from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
@@ -40,6 +39,7 @@ HOUNSFIELD_UNITS = frozenset({"", "HU", "US"})
 GREYSCALE = frozenset({"MONOCHROME1", "MONOCHROME2"})  # differ in display alone, PS3.3 C.7.6.3.1.2
 # A decimal string, PS3.5 6.2; Python's own reading takes 1_0, inf and nan too.
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+INTEGER_STRINGS = frozenset({"InstanceNumber", "NumberOfFrames"})
 FRAMES_MAX = 2**16  # an enhanced CT of 65,536 slices; a larger number is a damaged one
 
 
@@ -85,7 +85,8 @@ def read_header(path: Path) -> SourceInstance:
     with mapped_errors(no_part_10), path.open("rb") as file:
         ds = pydicom.dcmread(file, stop_before_pixels=True)
         _refuse_other_objects(path, ds)
-        return _instance(path, ds, _pixel_data_offset(path, ds, file))
+        syntax = UID(ds.file_meta.TransferSyntaxUID)
+        return _instance(path, ds, syntax, _pixel_data_offset(path, syntax, file))
 
 
 def _refuse_other_objects(path: Path, ds: Dataset) -> None:
@@ -97,9 +98,8 @@ def _refuse_other_objects(path: Path, ds: Dataset) -> None:
         )
 
 
-def _pixel_data_offset(path: Path, ds: Dataset, file: BinaryIO) -> int:
+def _pixel_data_offset(path: Path, syntax: UID, file: BinaryIO) -> int:
     """Return where Pixel Data (7FE0,0010) begins; 0 where the data set must be inflated first."""
-    syntax = ds.file_meta.TransferSyntaxUID
     if syntax == DeflatedExplicitVRLittleEndian:
         if "PixelData" in pydicom.dcmread(path):
             return 0
@@ -111,7 +111,7 @@ def _pixel_data_offset(path: Path, ds: Dataset, file: BinaryIO) -> int:
     raise VolumeError(f"{path.name} is a CT image without pixel data")
 
 
-def _instance(path: Path, ds: Dataset, offset: int) -> SourceInstance:
+def _instance(path: Path, ds: Dataset, syntax: UID, offset: int) -> SourceInstance:
     number = _integer(ds, "InstanceNumber")
     name = path.name if number is None else f"image {number} ({path.name})"
     count = _integer(ds, "NumberOfFrames") or 1
@@ -125,7 +125,7 @@ def _instance(path: Path, ds: Dataset, offset: int) -> SourceInstance:
             f"{name}: {len(per_frame)} Per-Frame Functional Groups for {count} frames"
         )
     groups = [[item, *shared] for item in per_frame] or [shared] * count
-    pixels = _pixel_source(path, name, ds, offset, count)
+    pixels = _pixel_source(path, name, ds, syntax, offset, count)
     _refuse_other_units(name, ds, groups)
     return SourceInstance(
         pixels=pixels,
@@ -155,7 +155,9 @@ def _frame(path: Path, ds: Dataset, frame: int, groups: list[Dataset]) -> FrameH
     )
 
 
-def _pixel_source(path: Path, name: str, ds: Dataset, offset: int, frames: int) -> PixelSource:
+def _pixel_source(
+    path: Path, name: str, ds: Dataset, syntax: UID, offset: int, frames: int
+) -> PixelSource:
     """Return how the pixels are encoded, or refuse what no decoder could make sense of."""
     bits_allocated = _integer(ds, "BitsAllocated") or 0
     bits_stored = _integer(ds, "BitsStored") or bits_allocated
@@ -168,7 +170,7 @@ def _pixel_source(path: Path, name: str, ds: Dataset, offset: int, frames: int) 
     if (
         bits_allocated not in (8, 16, 32)
         or not 1 <= bits_stored <= high_bit + 1 <= bits_allocated
-        or (shifted and (bits_allocated != 16 or ds.file_meta.TransferSyntaxUID not in NATIVE))
+        or (shifted and (bits_allocated != 16 or syntax not in NATIVE))
         or pixel_representation not in (0, 1)
     ):
         raise VolumeError(
@@ -188,7 +190,7 @@ def _pixel_source(path: Path, name: str, ds: Dataset, offset: int, frames: int) 
     return PixelSource(
         path=path,
         name=name,
-        transfer_syntax_uid=ds.file_meta.TransferSyntaxUID,
+        transfer_syntax_uid=syntax,
         offset=offset,
         frames=frames,
         rows=_integer(ds, "Rows") or 0,
@@ -244,7 +246,12 @@ def _items(ds: Dataset, keyword: str) -> list[Dataset]:
 def _texts(ds: Dataset, keyword: str) -> tuple[str, ...]:
     """Return the values of a character string element, without padding."""
     value = _raw(ds, keyword)
-    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")
+    if value is None:
+        return ()
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+    text = text.strip("\0 ")
+    if "\\" not in text:
+        return (text,) if text else ()
     values = tuple(value.strip("\0 ") for value in text.split("\\"))
     return values if any(values) else ()
 
@@ -265,7 +272,7 @@ def _numbers(ds: Dataset, keyword: str) -> tuple[float, ...] | None:
 def _integer(ds: Dataset, keyword: str, *, signed: bool = False) -> int | None:
     """Return the first value of an IS, US, SS or UL element; None where it is no integer."""
     value = _raw(ds, keyword)
-    if isinstance(value, bytes) and dictionary_VR(keyword) != "IS":
+    if isinstance(value, bytes) and keyword not in INTEGER_STRINGS:
         # A writer's US for what Pixel Representation makes SS, or the reverse, is common.
         big_endian = ds.original_encoding == (False, False)
         order: Literal["little", "big"] = "big" if big_endian else "little"

@@ -130,6 +130,14 @@ class PixelSource:
     photometric_interpretation: str
     padding: tuple[int, int] | None
 
+    @property
+    def bounds(self) -> tuple[int, int] | None:
+        """Lowest and highest value that Bits Stored can hold; None where a decoder is trusted."""
+        if self.transfer_syntax_uid not in NATIVE or self.bits_allocated != 16:
+            return None
+        low = -(1 << (self.bits_stored - 1)) if self.pixel_representation else 0
+        return low, low + (1 << self.bits_stored) - 1
+
 
 def read_frames(
     source: PixelSource, places: Iterable[NDArray[np.int16]] = ()
@@ -211,6 +219,7 @@ def to_hu(
     intercept: float,
     padding: tuple[int, int] | None,
     out: NDArray[np.int16] | None = None,
+    bounds: tuple[int, int] | None = None,
 ) -> NDArray[np.int16] | NDArray[np.float32]:
     """Rescale stored values to Hounsfield units; padding becomes air.
 
@@ -224,6 +233,8 @@ def to_hu(
         Lowest and highest stored value that become `AIR_HU`.
     out : ndarray of int16, optional
         Where the result goes if int16 can hold it; `stored` may be a view of it.
+    bounds : tuple of int, optional
+        What no stored value but padding is below or above, where that is known.
 
     Returns
     -------
@@ -236,7 +247,8 @@ def to_hu(
         if not padded.any():
             padded = None
     hu: NDArray[np.int16] | NDArray[np.float32]
-    if _fits_int16(stored, slope, intercept, padded):
+    known = bounds is not None and _fit_int16(*bounds, slope, intercept)
+    if known or _fits_int16(stored, slope, intercept, padded):
         hu = np.empty(stored.shape, np.int16) if out is None else out
         # Modulo 2**16 is exact here, since every result is known to fit.
         if not _is_same_memory(stored, hu):
@@ -259,14 +271,19 @@ def _is_same_memory(stored: NDArray[Any], hu: NDArray[np.int16]) -> bool:
 def _fits_int16(
     stored: NDArray[Any], slope: float, intercept: float, padded: NDArray[np.bool_] | None
 ) -> bool:
+    measured = stored if padded is None else stored[~padded]
+    if measured.size == 0:
+        return _fit_int16(0, 0, slope, intercept)
+    return _fit_int16(int(measured.min()), int(measured.max()), slope, intercept)
+
+
+def _fit_int16(low: int, high: int, slope: float, intercept: float) -> bool:
+    """Say whether all rescaled values between two stored ones are integers that int16 holds."""
     if not (slope.is_integer() and intercept.is_integer()):
         return False
     if not (HU_MIN <= slope <= HU_MAX and HU_MIN <= intercept <= HU_MAX):
         return False
-    measured = stored if padded is None else stored[~padded]
-    if measured.size == 0:
-        return True
-    ends = (int(measured.min()) * slope + intercept, int(measured.max()) * slope + intercept)
+    ends = (low * slope + intercept, high * slope + intercept)
     return min(ends) >= HU_MIN and max(ends) <= HU_MAX
 
 
@@ -357,7 +374,7 @@ def _native_frames(
 def _drop_other_bits(frame: NDArray[Any], source: PixelSource) -> None:
     """Push out the bits outside Bits Stored, which mean nothing (PS3.5 8.1.1), on both sides."""
     kept = None
-    if source.padding is not None and _is_outside(source.padding, source):
+    if source.padding is not None and not _overlap(source.padding, source.bounds):
         # Some writers pad with a value that Bits Stored cannot hold; cut, it could read as bone.
         padded = (frame >= source.padding[0]) & (frame <= source.padding[1])
         kept = frame[padded]
@@ -367,11 +384,8 @@ def _drop_other_bits(frame: NDArray[Any], source: PixelSource) -> None:
         frame[padded] = kept
 
 
-def _is_outside(values: tuple[int, int], source: PixelSource) -> bool:
-    """Say whether Bits Stored can hold neither value."""
-    low = -(1 << (source.bits_stored - 1)) if source.pixel_representation else 0
-    high = low + (1 << source.bits_stored) - 1
-    return values[1] < low or values[0] > high
+def _overlap(one: tuple[int, int], other: tuple[int, int] | None) -> bool:
+    return other is None or (one[0] <= other[1] and other[0] <= one[1])
 
 
 def _gdcm_frame(stream: bytes, syntax: UID, source: PixelSource) -> NDArray[Any]:

@@ -157,4 +157,4 @@ def _decode(
                 f"{instance.pixels.name} has no valid Rescale Slope and Rescale Intercept: "
                 "its grey values cannot be turned into Hounsfield units"
             )
-        yield to_hu(stored, *rescale, instance.pixels.padding, out)
+        yield to_hu(stored, *rescale, instance.pixels.padding, out, instance.pixels.bounds)
