@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from osteon.errors import InvalidUIDError, MismatchError, OutOfResourcesError
+from osteon.pipeline.drafts import Draft
 from osteon.pipeline.index import Header, HeaderReader
-from osteon.pipeline.part10 import FileMeta, encode_header
-from osteon.pipeline.spool import Draft, unwritable
+from osteon.pipeline.part10 import DIGEST_BYTES, FileMeta, encode_header
+from osteon.pipeline.spool import unwritable
 
 SPACE_CHECK_BYTES = 64 * 2**20  # How far one instance may grow between two looks at the disk.
 
@@ -83,7 +84,9 @@ class Arrival:
         self._header: Header | None = None
         self._unchecked = 0
         try:
-            draft.write(encode_header(meta))
+            header = encode_header(meta)
+            draft.write(header)
+            self._digest_at = len(header) - DIGEST_BYTES
         except UnicodeEncodeError as error:
             draft.discard()
             raise InvalidUIDError(f"not ASCII: {error.object!r} (PS3.5 6.1)") from error
@@ -147,6 +150,8 @@ class Arrival:
             self._check(self._header)
         self.settle()
         try:
+            # After a crash, a draft that names the hash of its data set is known to be whole.
+            self._draft.overwrite(self._digest_at, self._sha256.digest())
             self._draft.sync()
         except OSError as error:
             raise unwritable(error) from error

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from osteon.config.settings import Settings
-from osteon.errors import OutOfResourcesError
+from osteon.errors import OsteonError, OutOfResourcesError
 from osteon.pipeline.arrival import Arrival, Sealed, Stored
 from osteon.pipeline.commit import GroupCommit
 from osteon.pipeline.index import Header, check_uid
+from osteon.pipeline.leftovers import recover
 from osteon.pipeline.part10 import FileMeta
-from osteon.pipeline.spool import Spool, free_bytes
+from osteon.pipeline.spool import INCOMING, Spool, free_bytes
 from osteon.pipeline.table import reception, views
 from osteon.pipeline.table.connection import Table
 from osteon.pipeline.table.reception import Origin, Received
@@ -36,16 +37,22 @@ class Intake:
     table : Table
         A connection that only this intake uses.
     role : str, optional
-        The role of the process; drafts of a killed process of the same role are removed.
+        The role of the process; drafts of a killed process of the same role are recovered.
     """
 
     def __init__(self, settings: Settings, table: Table, role: str = "receive") -> None:
         self._settings = settings
         self._table = table
+        if (table.data_dir / INCOMING / role).is_dir():
+            recover(settings, table, table.data_dir / INCOMING / role)
         self._spool = Spool(table.data_dir, role)
         self._commits: GroupCommit[tuple[Origin, Received], bool] = GroupCommit(self._commit)
         self._backlog: tuple[float, int] = (float("-inf"), 0)
         self._space: tuple[float, float] = (float("-inf"), 0.0)
+
+    def close(self) -> None:
+        """Have done with all that was stored; the next start finds nothing to recover."""
+        self._spool.close()
 
     def open_association(self, calling: str, called: str, address: str) -> Origin:
         """Record an accepted association and return the origin of what comes over it."""
@@ -171,26 +178,45 @@ class Intake:
             # Of a duplicate, too: whatever has befallen the file since, it is whole again.
             self._spool.publish(sealed.draft, path)
             if row is not None and size != row["size"]:
-                reception.resize_instance(self._table, row, size)
-        if row is None:
-            syntax = sealed.meta.transfer_syntax_uid
-            received = Received(header, syntax, sha256, str(path), size)
-            new = self._commits.run((origin, received))
-            if not new:
-                self._agree_on_size(path, header, sha256)
+                reception.resize_instance(self._table, str(path), size)
+        new = row is None and self._put_on_record(origin, sealed, path)
+        self._spool.settle(sealed.draft, path)
         return Stored(
-            header.sop_instance_uid,
-            header.series_instance_uid,
-            str(path),
-            duplicate=row is not None or not new,
+            header.sop_instance_uid, header.series_instance_uid, str(path), duplicate=not new
         )
+
+    def _put_on_record(self, origin: Origin, sealed: Sealed, path: Path) -> bool:
+        """Commit the row of a published instance and return whether it is new."""
+        header, sha256 = sealed.header, sealed.sha256
+        syntax, size = sealed.meta.transfer_syntax_uid, sealed.draft.size
+        received = Received(header, syntax, sha256, str(path), size)
+        try:
+            new = self._commits.run((origin, received))
+        except OsteonError:
+            self._withdraw(sealed, received)
+            raise
+        if not new:
+            self._agree_on_size(path, header, sha256)
+        if self._held_size(path) is None:
+            # Another sender of these bytes was refused at this moment, and has tidied up.
+            self._spool.publish(sealed.draft, path)
+        return new
+
+    def _withdraw(self, sealed: Sealed, received: Received) -> None:
+        """Take back the name of a file that could not be put on record."""
+        try:
+            with self._table.write():  # So that nobody puts it on record meanwhile.
+                if not reception.was_received(self._table, received):
+                    self._spool.withdraw(sealed.draft, Path(received.path))
+        except OsteonError:
+            sealed.draft.leave()  # It is put on record at the next start.
 
     def _agree_on_size(self, path: Path, header: Header, sha256: str) -> None:
         """Where two senders brought the same bytes at once, the row follows the file that won."""
         row = reception.find_instance(self._table, header, sha256)
         held = self._held_size(path)
         if row is not None and held is not None and held != row["size"]:
-            reception.resize_instance(self._table, row, held)
+            reception.resize_instance(self._table, str(path), held)
 
     def _held_size(self, path: Path) -> int | None:
         """Return the size of a spool file, or None where it is not there."""
@@ -201,16 +227,14 @@ class Intake:
 
     def _commit(self, batch: Sequence[tuple[Origin, Received]]) -> list[bool]:
         """Put instances on record in one transaction, and return which of them are new."""
+        quiet_s_of = self._settings.quiet_s_of
         with self._table.write():
             return [
-                reception.add_instance(self._table, origin, received, quiet_s=self._quiet_s(origin))
+                reception.add_instance(
+                    self._table, origin, received, quiet_s=quiet_s_of(origin.calling_ae_title)
+                )
                 for origin, received in batch
             ]
-
-    def _quiet_s(self, origin: Origin) -> float:
-        source = self._settings.source_of(origin.calling_ae_title)
-        own = None if source is None else source.quiet_s
-        return self._settings.scp.quiet_s if own is None else own
 
     def _free_gb(self, reserve: float) -> float:
         checked, free = self._space

@@ -5,11 +5,12 @@ of a file enter and the place of its data set leaves. The data set itself is nev
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from osteon.errors import UnparseableError
 from osteon.results.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
+DIGEST_BYTES = 32  # SHA-256
 _PREAMBLE = b"\0" * 128 + b"DICM"
 _META_BYTES_MAX = 64 * 1024
 # VRs whose length has four bytes, PS3.5 7.1.2.
@@ -18,19 +19,27 @@ _LONG_VR = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 
 @dataclass(frozen=True)
 class FileMeta:
-    """What the File Meta Information says (PS3.10 Table 7.1-1)."""
+    """What the File Meta Information says (PS3.10 Table 7.1-1).
+
+    Attributes
+    ----------
+    sha256 : str
+        Of the data set, where Osteon wrote the file: its Private Information (0002,0102).
+    """
 
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
     sending_ae_title: str = ""
     receiving_ae_title: str = ""
+    sha256: str = ""
 
 
 def encode_header(meta: FileMeta) -> bytes:
     """Encode preamble, prefix and File Meta Information.
 
-    The same values always give the same bytes, so that a file can be named by its content.
+    The same values always give the same bytes, so that a file can be named by its content. The
+    hash of the data set stands in the last `DIGEST_BYTES`, and is 0 where it is not known yet.
 
     References
     ----------
@@ -46,6 +55,8 @@ def encode_header(meta: FileMeta) -> bytes:
         group += _element(0x0017, b"AE", meta.sending_ae_title.encode("ascii"))
     if meta.receiving_ae_title:
         group += _element(0x0018, b"AE", meta.receiving_ae_title.encode("ascii"))
+    group += _element(0x0100, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii"))
+    group += _element(0x0102, b"OB", bytes.fromhex(meta.sha256) or bytes(DIGEST_BYTES))
     return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(group))) + group
 
 
@@ -87,7 +98,14 @@ def decode_header(raw: bytes | memoryview) -> tuple[FileMeta, int]:
             end = at + int.from_bytes(values[element], "little")
     if not values.get(0x0010):
         raise UnparseableError("not a DICOM file: it names no transfer syntax (0002,0010)")
-    return FileMeta(*(_text(values.get(e)) for e in (0x0002, 0x0003, 0x0010, 0x0017, 0x0018))), at
+    return _file_meta(values), at
+
+
+def _file_meta(values: dict[int, bytes]) -> FileMeta:
+    texts = (_text(values.get(e)) for e in (0x0002, 0x0003, 0x0010, 0x0017, 0x0018))
+    is_ours = _text(values.get(0x0100)) == IMPLEMENTATION_CLASS_UID
+    digest = values.get(0x0102, b"") if is_ours else b""
+    return replace(FileMeta(*texts), sha256=digest.hex() if any(digest) else "")
 
 
 def _element(element: int, vr: bytes, value: bytes) -> bytes:

@@ -12,9 +12,9 @@ from osteon.config.extras import load_extra
 from osteon.config.settings import Settings
 from osteon.pipeline.engine import Engine, LocalEngine, auto_slots, threads_of
 from osteon.pipeline.intake import GIGABYTE
+from osteon.pipeline.leftovers import recover_all
 from osteon.pipeline.observer import Observer
 from osteon.pipeline.request import WorkerSettings
-from osteon.pipeline.spool import Spool
 from osteon.pipeline.table.connection import open_table
 from osteon.pipeline.worklock import hold
 
@@ -31,9 +31,9 @@ def run_work(settings: Settings, stop: threading.Event) -> None:
     """
     table = open_table(settings.data_dir)
     descriptor = hold(settings.data_dir, stop)
-    cleared = Spool(settings.data_dir).clear_incoming()
+    recovered = recover_all(settings, table)
     engine = _engine(settings)
-    log.info("work started", data_dir=str(settings.data_dir), cleared=cleared)
+    log.info("work started", data_dir=str(settings.data_dir), recovered=recovered)
     try:
         Observer(settings, table, engine).run(stop)
     finally:

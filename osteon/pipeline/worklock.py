@@ -1,7 +1,7 @@
-"""One ``work`` role a data directory: its lock, and the question whether somebody holds it.
+"""One ``work`` and one ``receive`` role a data directory: their locks, and who holds them.
 
-The kernel gives the lock back however its holder ends, so it can be no stale mark. The role takes
-it; HTTP and the command line ask.
+The kernel gives a lock back however its holder ends, so it can be no stale mark. The roles take
+them; HTTP and the command line ask.
 """
 
 import fcntl
@@ -17,15 +17,20 @@ LOCK_WAIT_S = 5.0
 _ASK_AGAIN_S = 0.1  # A readiness probe holds the lock for microseconds.
 
 
-def hold(data_dir: Path, stop: threading.Event) -> int:
-    """Lock the folder of a data directory's workers and return the descriptor that holds it.
+def hold(data_dir: Path, stop: threading.Event, name: str = WORK) -> int:
+    """Lock a folder of a data directory and return the descriptor that holds it.
+
+    Parameters
+    ----------
+    name : str
+        The folder that the role alone uses, or alone writes to.
 
     Raises
     ------
     UnavailableError
         Another process has held it for 5 s, or this one was told to stop meanwhile.
     """
-    folder = data_dir / WORK
+    folder = data_dir / name
     folder.mkdir(exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     deadline = time.monotonic() + LOCK_WAIT_S
@@ -36,7 +41,7 @@ def hold(data_dir: Path, stop: threading.Event) -> int:
             if time.monotonic() > deadline or stop.wait(_ASK_AGAIN_S):
                 os.close(descriptor)
                 raise UnavailableError(
-                    f"data_dir: another process works on {data_dir}: stop it first"
+                    f"data_dir: another process works on {folder}: stop it first"
                 ) from error
         else:
             return descriptor

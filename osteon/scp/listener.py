@@ -130,6 +130,7 @@ class Listener(ThreadedAssociationServer):  # type: ignore[misc] # pynetdicom is
 
     def shutdown(self) -> None:
         """Stop listening and wake every connection that has not asked for an association."""
+        wake(self.socket)  # It sleeps in a wait for connections; it sees that it shall stop.
         BaseServer.shutdown(self)
         self.server_close()
         with self._lock:

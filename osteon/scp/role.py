@@ -4,14 +4,20 @@ Settings and an event enter; ``osteon serve`` calls it and sets the event when i
 Nothing here loads torch or decodes a pixel.
 """
 
+import gc
+import os
 import threading
+from contextlib import ExitStack, closing
 
 import structlog
 
 from osteon.config.settings import Settings
 from osteon.errors import OsteonError
 from osteon.pipeline.intake import Intake
+from osteon.pipeline.spool import SPOOL
 from osteon.pipeline.table.connection import open_table
+from osteon.pipeline.table.reception import close_left_open
+from osteon.pipeline.worklock import hold
 from osteon.scp.commitment import CommitmentScp
 from osteon.scp.server import Receiver
 
@@ -28,19 +34,29 @@ def run_receive(settings: Settings, stop: threading.Event) -> None:
     ------
     ConfigError
         The data directory, the address or a TLS file cannot be used.
+    UnavailableError
+        Another process receives into this data directory.
     OsteonError
         The listener has died; whoever supervises starts the role again.
     """
-    table = open_table(settings.data_dir)
-    wanted = settings.scp.commitment or any(
-        settings.hears(d.ae_title) for d in settings.destination
-    )
-    commitments = open_table(settings.data_dir) if wanted else None
-    try:
-        intake = Intake(settings, table)
-        commitment = None if commitments is None else CommitmentScp(settings, commitments, intake)
+    with ExitStack() as stack:
+        table = stack.enter_context(closing(open_table(settings.data_dir)))
+        # A second receiver could not tell the associations of the first from a killed one's.
+        stack.callback(os.close, hold(settings.data_dir, stop, SPOOL))
+        left_open = close_left_open(table, "lost: the receiver was killed")
+        wanted = settings.scp.commitment or any(
+            settings.hears(d.ae_title) for d in settings.destination
+        )
+        intake = stack.enter_context(closing(Intake(settings, table)))
+        commitment = None
+        if wanted:
+            commitments = stack.enter_context(closing(open_table(settings.data_dir)))
+            commitment = CommitmentScp(settings, commitments, intake)
         receiver = Receiver(settings, intake, commitment)
         receiver.start()
+        # What was loaded until now is never garbage; looking at it took 6 % of an instance's time.
+        gc.collect()
+        gc.freeze()
         try:
             log.info(
                 "receiver listens",
@@ -48,6 +64,7 @@ def run_receive(settings: Settings, stop: threading.Event) -> None:
                 host=settings.scp.host,
                 port=receiver.port,
                 tls=settings.scp.tls is not None,
+                left_open=left_open,
             )
             while not stop.wait(WATCH_S):
                 if not receiver.is_listening:
@@ -55,7 +72,3 @@ def run_receive(settings: Settings, stop: threading.Event) -> None:
         finally:
             receiver.stop(DRAIN_S if stop.is_set() else 0.0)
             log.info("receiver stopped")
-    finally:
-        if commitments is not None:
-            commitments.close()
-        table.close()

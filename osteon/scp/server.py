@@ -22,7 +22,7 @@ from osteon.scp.commitment import CommitmentScp, install
 from osteon.scp.listener import AssociationRequest, Listener
 from osteon.scp.tls import server_context
 
-POLL_S = 0.1  # How soon the listener sees that it shall stop; connections wake it at once.
+POLL_S = 5.0  # A net: connections, and the end, wake the listener at once.
 ABORT_S = 2.0  # How long the peers of a stopping node get to take their A-ABORT.
 _UNCOUNTED = 1_000_000  # pynetdicom counts as open what is being turned away; the acceptor counts.
 

@@ -140,6 +140,8 @@ class Disk:
             "rename": lambda call: self._renamed(call.arguments[0], call.arguments[1]),
             "renameat": lambda call: self._renamed(call.arguments[1], call.arguments[3]),
             "renameat2": lambda call: self._renamed(call.arguments[1], call.arguments[3]),
+            "link": lambda call: self._linked(call.arguments[0], call.arguments[1]),
+            "linkat": lambda call: self._linked(call.arguments[1], call.arguments[3]),
             "unlink": lambda call: self._removed(call.arguments[0]),
             "rmdir": lambda call: self._removed(call.arguments[0]),
             "unlinkat": lambda call: self._removed(call.arguments[1]),
@@ -246,6 +248,12 @@ class Disk:
         else:  # Pessimistic: most file systems do both or neither.
             target[0].change({target[1]: node})
             source[0].change({source[1]: None})
+
+    def _linked(self, old: str, new: str) -> None:
+        source, target = self._find(old), self._find(new)
+        assert (source is None) == (target is None), "a link across the root"
+        if source is not None and target is not None:
+            target[0].change({target[1]: source[0].now[source[1]]})
 
     def _removed(self, quoted: str) -> None:
         found = self._find(quoted)

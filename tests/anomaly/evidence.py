@@ -7,6 +7,7 @@ broken promise, empty where all were kept.
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Set
+from contextlib import suppress
 from pathlib import Path
 
 from osteon.errors import OsteonError
@@ -62,8 +63,17 @@ def broken_promises(data_dir: Path, acknowledged: Set[tuple[str, str]]) -> list[
 
 
 def left_behind(data_dir: Path) -> list[Path]:
-    """Files in ``incoming``: what is being received, or was forgotten there."""
-    return [path for path in (data_dir / "incoming").rglob("*") if path.is_file()]
+    """Files in ``incoming``: what is being received, or was forgotten there.
+
+    Empty files are names for the next instances; one that has another name is in the spool.
+    """
+    left = []
+    for path in (data_dir / "incoming").rglob("*"):
+        with suppress(FileNotFoundError):
+            found = path.stat()
+            if path.is_file() and found.st_size and found.st_nlink == 1:
+                left.append(path)
+    return left
 
 
 def _spool(data_dir: Path) -> Iterator[tuple[str, str]]:

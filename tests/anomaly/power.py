@@ -183,6 +183,7 @@ def _judge(data_dir: Path, acknowledged: set[tuple[str, str]]) -> list[str]:
                 transfer_syntax_uid=EXPLICIT,
                 dataset=extra.dataset,
             )
+            intake.close()
         finally:
             table.close()
     except OsteonError as error:

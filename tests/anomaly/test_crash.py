@@ -11,8 +11,8 @@ import pytest
 
 from osteon.config.settings import Settings
 from osteon.pipeline.intake import Intake
+from osteon.pipeline.leftovers import recover_all
 from osteon.pipeline.part10 import decode_header
-from osteon.pipeline.spool import Spool
 from osteon.pipeline.table.connection import open_table
 from tests.pipeline_parts import ct_slice, store_slices
 
@@ -93,12 +93,13 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path):
     chance = random.Random(20260101)
     data_dir = tmp_path / "data"
     acknowledged: set[int] = set()
-    leftovers = 0
     for round_number in range(ROUNDS):
         first = 1 + 1000 * round_number
         acknowledged |= set(store_until_killed(data_dir, first, chance.randint(0, 12)))
+        table = open_table(data_dir)
+        recover_all(Settings(data_dir=data_dir), table)
+        table.close()
         check(data_dir, acknowledged)
-        leftovers += Spool(data_dir).clear_incoming()
         assert not [p for p in (data_dir / "incoming").rglob("*") if p.is_file()]
     assert len(acknowledged) > ROUNDS
 

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from osteon.scp import direct, transport
 from osteon.scp.listener import PENDING_MAX, REQUEST_BYTES_MAX
+from tests.anomaly.evidence import left_behind
 from tests.dicom_peer import (
     CT,
     EXPLICIT,
@@ -208,7 +209,7 @@ def test_a_peer_that_vanishes_in_mid_instance_leaves_nothing(node: Node) -> None
     wait_until(lambda: not _open(node))
 
     assert node.files() == []
-    assert not [p for p in (node.settings.data_dir / "incoming").rglob("*") if p.is_file()]
+    assert left_behind(node.settings.data_dir) == []
     assert_serves(node)
 
 

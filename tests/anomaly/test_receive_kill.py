@@ -14,6 +14,7 @@ import pytest
 
 from osteon.config.settings import Settings
 from osteon.pipeline.table.connection import open_table
+from tests.anomaly.evidence import left_behind
 from tests.dicom_peer import (
     AbortedError,
     RawPeer,
@@ -127,4 +128,4 @@ def test_a_full_disk_is_answered_so_that_the_sender_tries_again(tmp_path: Path) 
         assert peer.send_ct(ct_slice(3))[0] == 0x0000
 
     assert len(_files(settings)) == 2
-    assert not [p for p in (tmp_path / "incoming").rglob("*") if p.is_file()]
+    assert left_behind(tmp_path) == []

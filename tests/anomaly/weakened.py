@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from osteon.cli.main import main
-from osteon.pipeline import spool
+from osteon.pipeline import drafts, leftovers, spool
 from osteon.pipeline.intake import Intake
 from osteon.pipeline.table.connection import Table
 
@@ -37,12 +37,39 @@ def lazy_table() -> None:
 
 def no_folder_sync() -> None:
     """The names of new files are left to the kernel."""
-    _replace(spool, "_sync_folder", lambda _: lambda folder: None)
+    for module in (drafts, spool):
+        _replace(module, "sync_folder", lambda _: lambda folder: None)
+
+
+def no_first_name() -> None:
+    """A draft is written under a name that is not on the disk."""
+
+    def make(original: Any) -> Any:
+        def made(self: Any, count: int) -> Any:
+            drafts.sync_folder, synced = lambda folder: None, drafts.sync_folder
+            try:
+                return original(self, count)
+            finally:
+                drafts.sync_folder = synced
+
+        return made
+
+    _replace(drafts.DraftPool, "_make", make)
+
+
+def hasty_names() -> None:
+    """The first name of a draft is taken away before its last one is on the disk."""
+    _replace(drafts, "_sync_names", lambda _: lambda files: None)
+
+
+def no_recovery() -> None:
+    """What was being written is thrown away at the start."""
+    _replace(leftovers, "_read", lambda _: lambda table, draft: None)
 
 
 def no_data_sync() -> None:
     """The bytes of new files are left to the kernel."""
-    _replace(spool.Draft, "sync", lambda _: lambda self: self._close())
+    _replace(drafts.Draft, "sync", lambda _: lambda self: self._close())
 
 
 def late_record() -> None:
@@ -63,6 +90,9 @@ def late_record() -> None:
 KINDS = {
     "lazy-table": lazy_table,
     "no-folder-sync": no_folder_sync,
+    "no-first-name": no_first_name,
+    "hasty-names": hasty_names,
+    "no-recovery": no_recovery,
     "no-data-sync": no_data_sync,
     "late-record": late_record,
 }

@@ -56,6 +56,18 @@ def close_association(table: Table, association_id: int, outcome: str) -> None:
         )
 
 
+def close_left_open(table: Table, outcome: str) -> int:
+    """Close the associations that a killed receiver left open, and return how many.
+
+    Those that opened while no receiver was running cannot be.
+    """
+    with table.write():
+        return table.change(
+            "UPDATE association SET closed = ?, outcome = ? WHERE closed IS NULL",
+            (table.clock(), outcome),
+        )
+
+
 def find_instance(table: Table, header: Header, sha256: str) -> Row | None:
     """Return the row of an instance whose present version has these bytes, or None.
 
@@ -68,9 +80,21 @@ def find_instance(table: Table, header: Header, sha256: str) -> Row | None:
     )
 
 
-def resize_instance(table: Table, row: Row, size: int) -> None:
+def was_received(table: Table, received: Received) -> bool:
+    """Return whether these bytes are on record, be it as an older version of their instance."""
+    header = received.header
+    return bool(
+        table.rows(
+            "SELECT 1 FROM instance WHERE sop_instance_uid = ? AND series_instance_uid = ?"
+            " AND sha256 = ? LIMIT 1",
+            (header.sop_instance_uid, header.series_instance_uid, received.sha256),
+        )
+    )
+
+
+def resize_instance(table: Table, path: str, size: int) -> None:
     """Record that a damaged file was written anew, perhaps with another sender's header."""
-    table.change("UPDATE instance SET size = ? WHERE path = ?", (size, row["path"]))
+    table.change("UPDATE instance SET size = ? WHERE path = ?", (size, path))
 
 
 def add_instance(table: Table, origin: Origin, received: Received, *, quiet_s: float) -> bool:

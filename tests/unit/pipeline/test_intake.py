@@ -29,6 +29,7 @@ from osteon.pipeline.part10 import decode_header
 from osteon.pipeline.table.connection import open_table
 from osteon.pipeline.table.reception import Origin
 from osteon.pipeline.table.series import input_of
+from tests.anomaly.evidence import left_behind
 from tests.pipeline_parts import SCANNER, HandClock, ct_slice, store, store_slices
 
 
@@ -80,24 +81,24 @@ def test_an_instance_is_a_part10_file_and_a_row(door):
 
 def test_the_row_is_committed_after_the_file_is_durable(door, monkeypatch):
     steps = []
-    real_replace, real_fsync = os.replace, os.fsync
+    real_link, real_sync = os.link, os.fdatasync
 
-    def replace(source, target, **keywords):
-        real_replace(source, target, **keywords)
+    def link(source, target):
+        real_link(source, target)
         steps.append("named")
 
-    def fsync(fd):
-        real_fsync(fd)
-        steps.append("folder synced")
+    def sync(fd):
+        real_sync(fd)
+        steps.append("synced")
 
     store_slices(door.intake, [1])
-    monkeypatch.setattr(os, "replace", replace)
-    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(os, "fdatasync", sync)
     door.table._conn.set_trace_callback(
         lambda sql: steps.append("committed") if sql == "COMMIT" else None
     )
     store_slices(door.intake, [2])
-    assert steps == ["named", "folder synced", "committed"]
+    assert steps == ["synced", "named", "committed"]
     (level,) = door.table.rows("PRAGMA synchronous")
     assert level["synchronous"] == 2  # FULL
 
@@ -411,7 +412,8 @@ def test_a_full_disk_refuses_leaves_nothing_and_serves_again(tiny_disk):
     filler.unlink()
     store_slices(door.intake, [3])
     assert len(door.rows("instance")) == len(door.files()) == 2
-    assert not [p for p in (door.data_dir / "incoming").rglob("*") if p.is_file()]
+    door.intake.close()
+    assert left_behind(door.data_dir) == []
     door.table.close()
 
 

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 
 from osteon.errors import OutOfResourcesError
-from osteon.pipeline import spool as spool_module
+from osteon.pipeline import drafts as drafts_module
+from osteon.pipeline.drafts import READY, Draft
 from osteon.pipeline.spool import (
-    Draft,
     Spool,
+    abandoned,
     free_bytes,
     move_durably,
     unwritable,
     write_durably,
 )
+from tests.tools import wait_until
 
 
 @pytest.fixture
@@ -36,11 +38,20 @@ def store(spool: Spool, path: Path, parts=(b"x",)) -> int:
         except OSError as error:
             raise unwritable(error) from error
         spool.publish(draft, path)
+        spool.settle(draft, path)
         return draft.size
 
 
 def files_in(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+    """Files that hold something."""
+    return [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
+
+
+def failing(number: int):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return fail
 
 
 def record_calls(monkeypatch) -> list[tuple[str, str]]:
@@ -54,47 +65,110 @@ def record_calls(monkeypatch) -> list[tuple[str, str]]:
             if isinstance(first, int):
                 on = str(Path(f"/proc/self/fd/{first}").readlink())
             else:
-                on = str(rest[0] if name == "replace" else first)
-            result = real(first, *rest, **keywords)
+                on = str(rest[0] if name in {"replace", "link"} else first)
             calls.append((name, on))
-            return result
+            return real(first, *rest, **keywords)
 
         monkeypatch.setattr(os, name, call)
 
-    for name in ("write", "fdatasync", "fsync", "replace"):
+    for name in ("write", "fdatasync", "fsync", "replace", "link"):
         noting(name)
     return calls
 
 
-def test_data_then_name_then_folder(spool, tmp_path, monkeypatch):
+def test_data_then_name_then_folders(spool, tmp_path, monkeypatch):
     path = spool.path_of("1.2.3", "ab" * 32)
+    incoming, target = tmp_path / "incoming" / "receive", tmp_path / path
     calls = record_calls(monkeypatch)
-    assert store(spool, path, (b"head", memoryview(b"data"))) == 8
-    target = str(tmp_path / path)
-    what = [name for name, _ in calls]
-    assert what == ["write", "write", "fdatasync", "fsync", "replace", "fsync"]
-    draft = calls[0][1]
-    assert Path(draft).parent == tmp_path / "incoming" / "receive"
-    assert [on for _, on in calls] == [
-        draft,
-        draft,
-        draft,
-        str(tmp_path / "spool"),
-        target,
-        str(Path(target).parent),
-    ]
-    assert Path(target).read_bytes() == b"headdata"
+    draft = spool.draft()
+    assert ("fsync", str(incoming)) in calls  # Its first name is on the disk before it is written.
+
+    draft.write(b"head")
+    draft.write(memoryview(b"data"))
+    draft.sync()
+    spool.publish(draft, path)
+    made = [name for name, _ in calls if name != "fsync"]
+    assert list(dict.fromkeys(made)) == ["write", "fdatasync", "link"]
+    assert target.read_bytes() == b"headdata"
+    (first_name,) = files_in(incoming)
+    assert first_name.samefile(target)
+
+    calls.clear()
+    spool.settle(draft, path)
+    spool.close()
+    assert {("fsync", str(target.parent)), ("fsync", str(tmp_path / "spool"))} <= set(calls)
+    assert files_in(incoming) == []
+    assert target.read_bytes() == b"headdata"
 
 
-def test_a_series_folder_left_by_a_killed_process_is_synced_too(spool, tmp_path, monkeypatch):
-    """It is there, but nobody knows whether its name has reached the disk."""
+def test_the_first_name_stays_until_the_last_one_is_synced(spool, tmp_path, monkeypatch):
     path = spool.path_of("1.2.3", "ab" * 32)
-    (tmp_path / path).parent.mkdir()
+    with spool.draft() as draft:
+        draft.write(b"x")
+        draft.sync()
+        spool.publish(draft, path)
+        monkeypatch.setattr(drafts_module, "sync_folder", failing(errno.EIO))
+        spool.settle(draft, path)
+    spool.close()
+    (first_name,) = files_in(tmp_path / "incoming")
+    assert first_name.samefile(tmp_path / path)
+
+
+def test_names_are_made_and_synced_many_at_a_time(spool, tmp_path, monkeypatch):
+    incoming = tmp_path / "incoming" / "receive"
+    store(spool, spool.path_of("1.2.3", "ab" * 32))
+    wait_until(lambda: len(list(incoming.iterdir())) == READY, 5)
     calls = record_calls(monkeypatch)
-    store(spool, path)
+    for number in range(2 * READY):
+        store(spool, spool.path_of("1.2.3", f"{number:064x}"))
+    spool.close()
+    assert len([on for name, on in calls if name == "fsync"]) < 2 * READY
+    assert len(files_in(tmp_path)) == 2 * READY + 1
+
+
+def test_the_thread_that_does_so_ends(spool, monkeypatch):
+    monkeypatch.setattr(drafts_module, "KEEPER_S", 0.01)
+    store(spool, spool.path_of("1.2.3", "ab" * 32))
+    wait_until(lambda: spool._drafts._keeper is None, 5)
     store(spool, spool.path_of("1.2.3", "cd" * 32))
-    assert calls.count(("fsync", str(tmp_path / "spool"))) == 1
-    assert ("fsync", str(tmp_path / "spool")) in calls[:3]
+    wait_until(lambda: spool._drafts._keeper is None, 5)
+    assert not spool._drafts._named
+
+
+def test_a_purged_series_hinders_nobody(spool, tmp_path):
+    path = spool.path_of("1.2.3", "ab" * 32)
+    store(spool, path)
+    (tmp_path / path).unlink()
+    (tmp_path / path).parent.rmdir()
+    spool.close()
+    assert files_in(tmp_path) == []
+
+
+def test_an_older_file_of_the_name_is_replaced_durably(spool, tmp_path, monkeypatch):
+    path = spool.path_of("1.2.3", "ab" * 32)
+    store(spool, path, (b"damaged",))
+    calls = record_calls(monkeypatch)
+    with spool.draft() as draft:
+        draft.write(b"whole")
+        draft.sync()
+        spool.publish(draft, path)
+        spool.withdraw(draft, path)  # It has no other name any more.
+    assert (tmp_path / path).read_bytes() == b"whole"
+    at = calls.index(("replace", str(tmp_path / path)))
+    assert ("fsync", str((tmp_path / path).parent)) in calls[at:]
+
+
+def test_only_its_own_name_is_taken_from_a_draft(spool, tmp_path):
+    path, other = (spool.path_of("1.2.3", c * 64) for c in "ab")
+    store(spool, other)
+    with spool.draft() as draft:
+        draft.write(b"y")
+        draft.sync()
+        spool.publish(draft, path)
+        spool.withdraw(draft, other)
+        spool.withdraw(draft, path)
+    spool.close()
+    assert files_in(tmp_path) == [tmp_path / other]
 
 
 def test_a_removed_series_folder_is_made_again(spool, tmp_path):
@@ -104,13 +178,6 @@ def test_a_removed_series_folder_is_made_again(spool, tmp_path):
     (tmp_path / path).parent.rmdir()
     store(spool, path, (b"y",))
     assert (tmp_path / path).read_bytes() == b"y"
-
-
-def test_the_folders_known_to_be_synced_are_limited(spool, monkeypatch):
-    monkeypatch.setattr(spool_module, "SYNCED_FOLDERS_MAX", 3)
-    for n in range(10):
-        store(spool, spool.path_of(f"1.2.{n}", "ab" * 32))
-        assert len(spool._synced) <= 3
 
 
 def test_names_come_from_content_alone(spool):
@@ -127,16 +194,13 @@ def test_files_are_not_for_others_to_read(spool, tmp_path):
     assert (tmp_path / path).stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize("call", ["write", "fdatasync", "replace"])
+@pytest.mark.parametrize("call", ["write", "fdatasync", "link"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])
 def test_whatever_fails_leaves_no_file_and_may_be_tried_again(
     spool, tmp_path, monkeypatch, call, number
 ):
-    def fail(*_, **__):
-        raise OSError(number, os.strerror(number))
-
     path = spool.path_of("1.2.3", "ab" * 32)
-    monkeypatch.setattr(os, call, fail)
+    monkeypatch.setattr(os, call, failing(number))
     with pytest.raises(OutOfResourcesError) as caught:
         store(spool, path)
     monkeypatch.undo()
@@ -154,36 +218,37 @@ def test_short_writes_are_continued(spool, tmp_path, monkeypatch):
     assert (tmp_path / path).read_bytes() == b"0123456789abc"
 
 
-def test_what_a_dead_process_left_is_cleared_at_the_next_start(tmp_path):
-    dead = tmp_path / "incoming" / "receive" / "1-0"
-    other = tmp_path / "incoming" / "http" / "1-0"
-    for draft in (dead, other):
-        draft.parent.mkdir(parents=True)
-        draft.write_bytes(b"half")
-    Spool(tmp_path, "receive")
-    assert files_in(tmp_path) == [other]
-    assert Spool(tmp_path).clear_incoming() == 1
-    assert files_in(tmp_path) == []
+def test_what_a_dead_process_left_is_given_oldest_first(tmp_path):
+    left = [tmp_path / name for name in ("2-0", "1-0", "1-1")]
+    for draft in left:
+        draft.write_bytes(b"half" if draft != left[1] else b"")
+        os.utime(draft, (0, len(draft.read_bytes()) + left.index(draft)))
+    with abandoned(tmp_path) as drafts:
+        assert drafts == [left[0], left[2]]
+    assert not left[1].exists()
 
 
 def test_drafts_of_the_living_are_left_alone(spool, tmp_path):
     path = spool.path_of("1.2.3", "ab" * 32)
     with spool.draft() as draft:
         draft.write(b"first")
-        assert Spool(tmp_path, "receive").clear_incoming() == 0
+        with abandoned(tmp_path / "incoming" / "receive") as drafts:
+            assert drafts == []
         draft.write(b"second")
         draft.sync()
         spool.publish(draft, path)
+        spool.settle(draft, path)
+    spool.close()
     assert (tmp_path / path).read_bytes() == b"firstsecond"
     assert files_in(tmp_path / "incoming") == []
 
 
 def test_a_draft_never_takes_the_place_of_another(tmp_path, monkeypatch):
     """Process ids are used again; what a dead process left is not written into."""
-    monkeypatch.setattr(spool_module, "_numbers", itertools.count())
+    monkeypatch.setattr(drafts_module, "_numbers", itertools.count())
     left = tmp_path / f"{os.getpid():x}-0"
     left.write_bytes(b"half")
-    with Draft(tmp_path) as draft:
+    with Draft.create(tmp_path) as draft:
         draft.write(b"new")
         assert left.read_bytes() == b"half"
     assert files_in(tmp_path) == [left]
@@ -203,10 +268,12 @@ def test_the_hold_on_a_folder_ends_with_its_process(tmp_path):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], **pipes) as holder:
         assert holder.stdout.readline() == b"held\n"
-        assert Spool(tmp_path).clear_incoming() == 0
+        with abandoned(tmp_path / "incoming" / "receive") as drafts:
+            assert drafts == []
         holder.kill()
         holder.wait(10)
-        assert Spool(tmp_path).clear_incoming() == 1
+        with abandoned(tmp_path / "incoming" / "receive") as drafts:
+            assert len(drafts) == 1
 
 
 def test_write_durably_replaces_an_older_file_whole(tmp_path):

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from osteon.errors import OsteonError
+from osteon.errors import OsteonError, UnavailableError
+from osteon.pipeline import worklock
+from osteon.pipeline.table.connection import open_table
+from osteon.pipeline.table.reception import close_association, open_association
 from osteon.scp import role
 from tests.dicom_peer import RawPeer, ct_slice, loopback_settings
 from tests.tools import wait_until
@@ -49,6 +52,42 @@ def test_a_dead_listener_ends_the_role(tmp_path: Path, monkeypatch: pytest.Monke
 
     with pytest.raises(OsteonError, match="listener has died"):
         role.run_receive(settings, threading.Event())
+
+
+def test_a_second_receiver_of_a_data_directory_is_turned_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, stop = loopback_settings(tmp_path), threading.Event()
+    monkeypatch.setattr(worklock, "LOCK_WAIT_S", 0.1)
+    first = threading.Thread(target=role.run_receive, args=(settings, stop))
+    first.start()
+    try:
+        wait_until(lambda: _try(settings.scp.port)).release()
+        with pytest.raises(UnavailableError, match=r"another process works on .*spool") as caught:
+            role.run_receive(loopback_settings(tmp_path), threading.Event())
+        assert caught.value.exit_code == 11
+        wait_until(lambda: _try(settings.scp.port)).release()  # The first one is none the worse.
+    finally:
+        stop.set()
+        first.join(10)
+
+
+def test_associations_of_a_killed_receiver_are_closed(tmp_path: Path) -> None:
+    settings, stop = loopback_settings(tmp_path), threading.Event()
+    table = open_table(tmp_path)
+    left = open_association(table, "CT1", "OSTEON", "10.0.0.5")
+    over = open_association(table, "CT2", "OSTEON", "10.0.0.6")
+    close_association(table, over, "released")
+    running = threading.Thread(target=role.run_receive, args=(settings, stop))
+    running.start()
+    try:
+        wait_until(lambda: _try(settings.scp.port)).release()
+    finally:
+        stop.set()
+        running.join(10)
+    ended = {row["id"]: row["outcome"] for row in table.rows("SELECT * FROM association")}
+    table.close()
+    assert (ended[left], ended[over]) == ("lost: the receiver was killed", "released")
 
 
 def _die(_: object) -> None:

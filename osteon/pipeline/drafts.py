@@ -1,0 +1,288 @@
+"""Files that are being written: each has a name that is on the disk before its first byte.
+
+A folder enters, drafts leave; the spool gives them their last names. An instance may be
+acknowledged when its draft is synced, since the draft would be found again by its first name. The
+last name is given at once and synced a little later, for many together; only then the first name
+goes. See ``docs/decisions/0006-drafts-with-names.md``.
+"""
+
+import ctypes
+import itertools
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import structlog
+
+READY = 32  # Names are made in such numbers, so that one sync of the folder serves them all.
+NAMED_MAX = 1_024  # Drafts whose last names are not synced yet; each would be read after a crash.
+SETTLE_S = 0.05  # How long the last names of drafts gather.
+CLOSE_S = 5.0
+KEEPER_S = 1.0  # The thread that does all this ends when nothing came for so long.
+# Linux; without it, writing begins when it is waited for. Errors are told by the sync itself.
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+_SYNC_FILE_RANGE_WRITE = 2
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_numbers = itertools.count()
+
+log = structlog.get_logger(__name__)
+
+
+class Draft:
+    """A file that is being written.
+
+    Parameters
+    ----------
+    path : Path
+        Its first name, which exists.
+    descriptor : int
+        Open for writing; it is the draft's to close.
+
+    Attributes
+    ----------
+    size : int
+        Bytes written so far.
+
+    Raises
+    ------
+    OSError
+        By every method: the disk is full or fails.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.size = 0
+        self._path: Path | None = path
+        self._descriptor = descriptor
+
+    @classmethod
+    def create(cls, folder: Path) -> Self:
+        """Begin a file under a new name, which is not synced."""
+        return cls(*_create(folder))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    def write(self, part: bytes | memoryview) -> None:
+        """Append a part."""
+        view = memoryview(part).cast("B")
+        written = os.write(self._descriptor, view) if view else 0
+        while written < len(view):
+            written += os.write(self._descriptor, view[written:])
+        self.size += written
+
+    def overwrite(self, at: int, part: bytes) -> None:
+        """Replace a few bytes that were written before."""
+        if os.pwrite(self._descriptor, part, at) != len(part):
+            raise OSError(f"{len(part)} bytes could not be replaced")
+
+    def begin_sync(self) -> None:
+        """Let the disk begin to write, without waiting for it."""
+        if _sync_file_range is not None:
+            _sync_file_range(self._descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+    def sync(self) -> None:
+        """Put on the disk what was written; nothing can be written any more."""
+        os.fdatasync(self._descriptor)
+        self._close()
+
+    def publish(self, target: Path) -> None:
+        """Give the synced file its last name alone; an older file of that name is replaced."""
+        if self._path is not None:
+            self._path.replace(target)
+            self._path = None
+
+    def link(self, target: Path) -> None:
+        """Give the synced file its last name besides the first one.
+
+        Raises
+        ------
+        FileExistsError
+            Another file has it.
+        """
+        assert self._path is not None
+        os.link(self._path, target)
+
+    def is_named(self, target: Path) -> bool:
+        """Return whether a name is this file's."""
+        return self._path is not None and target.exists() and self._path.samefile(target)
+
+    def leave(self) -> Path | None:
+        """Leave the file as it is, and return the first name that it still has."""
+        self._close()
+        path, self._path = self._path, None
+        return path
+
+    def discard(self) -> None:
+        """Remove the first name, which is the file if it has no other; again it does nothing."""
+        with suppress(OSError):
+            self._close()
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.unlink()
+            self._path = None
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class DraftPool:
+    """Make first names before they are needed, and remove them when the last ones are synced.
+
+    A thread does so while there is something to do, and ends when there is not.
+
+    Parameters
+    ----------
+    folder : Path
+        Where drafts stand; its own name is synced, and nobody else makes files in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ready: deque[Path] = deque()
+        self._wanted = False
+        self._named: list[tuple[Path, Path]] = []
+        self._due = threading.Condition()
+        self._keeper: threading.Thread | None = None
+        self._closed = False
+
+    def take(self) -> Draft:
+        """Return an empty draft whose name is on the disk.
+
+        Raises
+        ------
+        OSError
+            The disk is full or fails, or no file descriptor is left.
+        """
+        while True:
+            path = self._next()
+            try:
+                return Draft(path, os.open(path, os.O_WRONLY))
+            except FileNotFoundError:  # Somebody has tidied up.
+                continue
+            except OSError:
+                self._ready.append(path)
+                raise
+
+    def settle(self, draft: Draft, target: Path) -> None:
+        """Have the last name of a draft synced, and its first one removed then."""
+        path = draft.leave()
+        if path is None:
+            return
+        with self._due:
+            self._named.append((path, target))
+            count = len(self._named)
+        if count in {1, READY}:
+            self._wake()
+        elif count > NAMED_MAX:
+            self._settle()
+
+    def close(self) -> None:
+        """Settle all that is left, and remove the names that nobody took."""
+        with self._due:
+            self._closed, keeper = True, self._keeper
+            self._due.notify()
+        if keeper is not None:
+            keeper.join(CLOSE_S)
+        self._settle()
+        while self._ready:
+            with suppress(OSError):
+                self._ready.popleft().unlink()
+
+    def _next(self) -> Path:
+        if len(self._ready) <= READY // 2 and not self._wanted:
+            self._wanted = True
+            self._wake()
+        try:
+            return self._ready.popleft()
+        except IndexError:
+            return self._make(1)[0]
+
+    def _wake(self) -> None:
+        with self._due:
+            if self._keeper is None and not self._closed:
+                self._keeper = threading.Thread(target=self._keep, name="drafts", daemon=True)
+                self._keeper.start()
+            self._due.notify()
+
+    def _keep(self) -> None:
+        while self._has_come():
+            if self._wanted:
+                # Where it fails, whoever needs a draft makes one himself, and tells his peer.
+                with suppress(OSError):
+                    self._ready.extend(self._make(READY))
+                self._wanted = False
+            self._settle()
+
+    def _has_come(self) -> bool:
+        with self._due:
+            self._due.wait_for(lambda: self._closed or self._wanted or self._named, KEEPER_S)
+            if self._closed or not (self._wanted or self._named):
+                self._keeper = None
+                return False
+            self._due.wait_for(
+                lambda: self._closed or self._wanted or len(self._named) >= READY, SETTLE_S
+            )
+        return True
+
+    def _make(self, count: int) -> list[Path]:
+        """Make names that are on the disk."""
+        paths = []
+        try:
+            for _ in range(count):
+                path, descriptor = _create(self._folder)
+                paths.append(path)
+                os.close(descriptor)
+            sync_folder(self._folder)
+        except OSError:
+            for path in paths:
+                with suppress(OSError):
+                    path.unlink()
+            raise
+        return paths
+
+    def _settle(self) -> None:
+        with self._due:
+            batch, self._named = self._named, []
+        try:
+            _sync_names(target for _, target in batch)
+        except OSError as error:
+            # The files are found by their first names when the role starts again.
+            log.warning("names could not be synced", files=len(batch), why=error.strerror)
+            return
+        for path, _ in batch:
+            with suppress(OSError):
+                path.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_names(files: Iterable[Path]) -> None:
+    """Sync the folders of files, and those above them."""
+    folders = {file.parent for file in files}
+    for folder in [*folders, *{folder.parent for folder in folders}]:
+        with suppress(FileNotFoundError):  # The series was removed meanwhile.
+            sync_folder(folder)
+
+
+def _create(folder: Path) -> tuple[Path, int]:
+    while True:
+        path = folder / f"{os.getpid():x}-{next(_numbers):x}"
+        with suppress(FileExistsError):  # Left by a process that had this number before.
+            return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
