@@ -5,7 +5,7 @@ one association a destination, and their outcome goes back into the table. The o
 """
 
 import random
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,11 @@ from osteon.config.settings import DestinationSettings, Settings
 from osteon.errors import DeliveryRefusedError, OsteonError, StaleTransition
 from osteon.pipeline.backoff import JITTER, backoff_s
 from osteon.pipeline.proof import Prover
+from osteon.pipeline.sender import Sender, ThreadSender
 from osteon.pipeline.table import deliveries, jobs, lines
 from osteon.pipeline.table.connection import Row, Table
 from osteon.results.scu import Destination, store
 
-SENDERS_MAX = 4
 log = structlog.get_logger(__name__)
 
 
@@ -32,20 +32,31 @@ class _Breaker:
     until: float
     why: str
 
+    @property
+    def words(self) -> str:
+        """What those wait for that were not tried themselves."""
+        times = "a failure" if self.failures == 1 else f"{self.failures} failures in a row"
+        return f"it rests after {times}, the last: {self.why}"
+
 
 class Delivery:
     """Send what is due.
 
     One delivery at a time goes to a destination. When one fails, the destination rests, for longer
     with every failure in a row, so that a dead PACS is not called once for every result.
+
+    Parameters
+    ----------
+    sender : Sender, optional
+        Where it is sent from; threads of its own where absent.
     """
 
-    def __init__(self, settings: Settings, table: Table) -> None:
+    def __init__(self, settings: Settings, table: Table, sender: Sender | None = None) -> None:
         self._settings = settings
         self._table = table
         self._prover = Prover(table)
         self._destinations = {d.name: d for d in settings.destination}
-        self._pool = ThreadPoolExecutor(SENDERS_MAX, thread_name_prefix="delivery")
+        self._sender = sender or ThreadSender(self._send)
         self._sending: dict[str, tuple[Future[str], Row]] = {}
         self._breakers: dict[str, _Breaker] = {}
         self._jitter = random.Random()  # noqa: S311 - it spreads retries and keeps no secret
@@ -58,15 +69,15 @@ class Delivery:
                 self._record(delivery, future)
         for delivery in deliveries.due(self._table):
             name = delivery["destination"]
-            if name in self._sending:
+            if name in self._sending or not self._sender.room:
                 continue
             breaker = self._breakers.get(name)
             if breaker is not None and self._table.clock() < breaker.until:
-                deliveries.rest(self._table, name, breaker.until, breaker.why)
+                deliveries.rest(self._table, name, breaker.until, breaker.words)
                 continue
             with suppress(StaleTransition):  # A person has cancelled it meanwhile.
                 deliveries.claim(self._table, delivery)
-                self._sending[name] = (self._pool.submit(self._send, delivery), delivery)
+                self._sending[name] = (self._sender.send(delivery), delivery)
         for job in lines.all_delivered(self._table):
             with suppress(StaleTransition):
                 self._end(job)
@@ -84,11 +95,13 @@ class Delivery:
 
     def next_due(self) -> float | None:
         """Return when the next delivery may be tried, in seconds since 1970."""
+        if not self._sender.room:
+            return None  # The end of what is being sent is waited for, not a time.
         return deliveries.next_due(self._table, self._sending)
 
     def close(self) -> None:
         """Stop; what is being sent now is taken back at the next start."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._sender.close()
 
     def _send(self, delivery: Row) -> str:
         destination = self._destinations.get(delivery["destination"])
@@ -124,10 +137,10 @@ class Delivery:
             earlier = self._breakers.get(name)
             failures = 1 if earlier is None else earlier.failures + 1
             until = now + self._backoff_s(failures)
-            self._breakers[name] = _Breaker(failures, until, reason)
+            breaker = self._breakers[name] = _Breaker(failures, until, reason)
             own = now + self._backoff_s(delivery["attempts"] + 1)
             deliveries.retry(table, delivery, max(until, own), reason)
-            deliveries.rest(table, name, until, reason)
+            deliveries.rest(table, name, until, breaker.words)
 
     def _backoff_s(self, failures: int) -> float:
         limits = self._settings.delivery

@@ -17,6 +17,7 @@ from osteon.pipeline.delivery import Delivery
 from osteon.pipeline.dispatcher import Dispatcher
 from osteon.pipeline.door import Door
 from osteon.pipeline.engine import Engine
+from osteon.pipeline.sender import Sender
 from osteon.pipeline.shadow import Shadow
 from osteon.pipeline.table import deliveries, jobs, lines, series
 from osteon.pipeline.table.connection import Table
@@ -38,15 +39,19 @@ class Observer:
         A connection of its own; its clock decides what is due.
     engine : Engine
         Where stages run.
+    sender : Sender, optional
+        Where results are sent from; threads where absent.
     """
 
-    def __init__(self, settings: Settings, table: Table, engine: Engine) -> None:
+    def __init__(
+        self, settings: Settings, table: Table, engine: Engine, sender: Sender | None = None
+    ) -> None:
         self._settings = settings
         self._table = table
         self._engine = engine
         self._door = Door(settings, table)
         self._dispatcher = Dispatcher(settings, table, engine)
-        self._delivery = Delivery(settings, table)
+        self._delivery = Delivery(settings, table, sender)
         self._shadow = Shadow(table)
         self._ticked_at = float("inf")  # Before the first tick it may have been set back, too.
         self._well = True

@@ -300,7 +300,7 @@ def test_a_failed_attempt_is_tried_again_after_its_backoff(make):
     node = make(Script(boneseg=[StageError("out of GPU memory")]))
     node.receive(range(1, 4))
     job = node.tick_until_state("backoff")
-    assert job["reason"] == "tries again: out of GPU memory"
+    assert job["reason"] == "tries again: attempt 1 of 3 failed: out of GPU memory"
     assert 1.5 <= job["not_before"] - node.clock.now <= 2.5
     assert node.observer.next_due() == job["not_before"]
     node.clock.advance(2.6)
@@ -358,7 +358,7 @@ def test_a_stage_past_its_deadline_is_killed_and_tried_again(make):
     assert node.job()["lease_until"] == node.clock.now + 60.0
     node.clock.advance(1.0)
     job = node.tick_until_state("backoff")
-    assert job["reason"] == "tries again: it ran longer than 100 s"
+    assert job["reason"] == "tries again: attempt 1 of 3 failed: it ran longer than 100 s"
     node.clock.advance(3.0)
     node.tick_until_state("done")
     script.release.set()
@@ -462,9 +462,12 @@ def test_a_result_that_cannot_be_sent_does_not_hold_up_the_others(make, tmp_path
         node.tick_until(lambda: poison)
         node.receive(range(1, 4), series="1.2.3.2")
         node.receive(range(1, 4), series="1.2.3.3")
-        for _ in range(3):
+        node.tick_until(lambda: [job["stage"] for job in node.jobs()] == ["deliver"] * 3, 30.0)
+        for _ in range(10):
             node.clock.advance(15.0)
-            wait_until(lambda: node.observer.tick() and not node.observer._delivery._sending)
+            node.tick_until(lambda: not node.observer._delivery._sending, 30.0)
+            if {job["state"] for job in node.jobs()[1:]} == {"done"}:
+                break
         assert {job["state"] for job in node.jobs()[1:]} == {"done"}
         assert node.job(1)["state"] == "waiting"
         assert poison.count(poison[0]) >= 2

@@ -5,9 +5,10 @@ throttler and the observer write down with what they do.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from osteon.pipeline.job import Stage, State
-from osteon.pipeline.table import lines
+from osteon.pipeline.table import lines, workers
 from osteon.pipeline.table.connection import Row, Table
 
 AHEAD_COUNTED_MAX = 1000
@@ -68,7 +69,14 @@ class Waits:
             return self._for_a_destination(job)
         worker = "waits for a worker"
         after = job["reason"]
-        return Wait(after if after.startswith(worker) else f"{worker}; before: {after}", since)
+        words = after if after.startswith(worker) else f"{worker}; before: {after}"
+        return Wait(f"{words}{self._no_worker}", since)
+
+    @cached_property
+    def _no_worker(self) -> str:
+        """Why there is no worker at all: a cluster without scheduler, for example."""
+        engine = workers.engine_state(self._table)
+        return f"; there is none: {engine.reason}" if engine is not None and engine.reason else ""
 
     def _before_the_throttler(self, job: Row) -> str:
         before = lines.ahead_of(self._table, job, AHEAD_COUNTED_MAX)
@@ -79,10 +87,11 @@ class Waits:
             self._heads[line] = lines.head(self._table, *line)
         head = self._heads[line]
         count = f"{before} or more" if before == AHEAD_COUNTED_MAX else f"{before}"
-        words = f"waits behind {count} other jobs of {line[0] or 'its source'}"
+        others = "another job" if before == 1 else f"{count} other jobs"
+        words = f"waits behind {others} of {line[0] or 'its source'}"
         return words if head is None else f"{words}, of which the first {head['reason']}"
 
-    def _for_a_destination(self, job: Row) -> Wait | None:
+    def _for_a_destination(self, job: Row) -> Wait:
         rows = self._table.rows(
             "SELECT destination, delivery.state, attempts, not_before, delivery.reason,"
             " delivery.updated FROM delivery JOIN result ON result.id = result_id"
@@ -90,13 +99,21 @@ class Waits:
             (job["id"],),
         )
         if not rows:
-            return Wait("waits for the observer to end it", job["updated"])
+            return Wait(f"waits for the observer; before: {job['reason']}", job["updated"])
         words = [
             f"is being sent to {row['destination']}"
             if row["state"] == "sending"
-            else f"waits for {row['destination']}: {row['reason'] or 'others are sent first'}"
+            else f"waits for {row['destination']}{_attempts_words(row)}"
             for row in rows
         ]
         due = [row["not_before"] for row in rows if row["state"] == "waiting" and row["reason"]]
         since = min(row["updated"] for row in rows)
         return Wait("; ".join(words), since, min(due, default=None))
+
+
+def _attempts_words(delivery: Row) -> str:
+    attempts, reason = delivery["attempts"], delivery["reason"]
+    if not reason:
+        return ": others are sent first"
+    times = {0: "", 1: " after 1 attempt"}.get(attempts, f" after {attempts} attempts")
+    return f"{times}: {reason}"
