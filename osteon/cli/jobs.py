@@ -1,7 +1,9 @@
 """``osteon jobs``: what the node works on, and what a person can do about it."""
 
 import getpass
+import time
 from collections.abc import Callable, Collection
+from datetime import datetime
 from typing import Any
 
 import click
@@ -65,6 +67,11 @@ def show(name: str, as_json: bool) -> None:
         click.echo(f"{'beside':<10}job {job['shadow_of']}: a shadow, which is sent to nobody")
     click.echo(f"{'accession':<10}{printable(job['accession_number'] or 'none')}")
     click.echo(f"{'series':<10}{job['series_instance_uid']} generation {job['generation']}")
+    if job["since"]:
+        click.echo(f"{'since':<10}{local_time(job['since'])}")
+    if job["until"]:
+        click.echo(f"{'until':<10}{local_time(job['until'])}")
+    click.echo(f"{'progress':<10}{job['progress']:.0%}")
     click.echo(f"{'instances':<10}{job['instances']}")
     click.echo(f"{'updated':<10}{local_time(job['updated'])}")
     for result in job["results"]:
@@ -138,8 +145,35 @@ def row_of(job: dict[str, Any]) -> tuple[object, ...]:
         job["accession_number"],
         job["generation"],
         job["series_instance_uid"],
-        job["reason"],
+        f"{job['reason']}{wait_of(job)}",
     )
+
+
+def wait_of(job: dict[str, Any], now: float | None = None) -> str:
+    """Say how long a job or series has waited, and until when; "" where it does not wait.
+
+    Parameters
+    ----------
+    now : float, optional
+        Seconds since 1970; the present where absent.
+    """
+    if job["since"] is None:
+        return ""
+    now = time.time() if now is None else now
+    words = f", for {_span(now - datetime.fromisoformat(job['since']).timestamp())}"
+    if job["until"] is not None:
+        left = datetime.fromisoformat(job["until"]).timestamp() - now
+        words += f", {_span(left)} more at most" if left > 0 else ", due now"
+    return words
+
+
+def _span(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _write_shadow(shadow: dict[str, Any]) -> None:

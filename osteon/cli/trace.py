@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from osteon.cli.jobs import wait_of
 from osteon.cli.options import config_option, example, job_table, json_option, settings_in_force
 from osteon.cli.output import local_time, printable, write_json
 from osteon.pipeline.table import views
@@ -51,7 +52,7 @@ def lines_of(story: dict[str, Any]) -> Iterator[str]:
     if story["state"] == "receiving":
         yield f"  now: waits for {story['waits_for']}"
     for job in story["jobs"]:
-        yield f"  now: job {job['id']} is {job['status']}: {job['reason']}"
+        yield f"  now: job {job['id']} is {job['status']}: {job['reason']}{wait_of(job)}"
         for result in job["results"]:
             for delivery in result["deliveries"]:
                 said = f": {delivery['reason']}" if delivery["reason"] else ""

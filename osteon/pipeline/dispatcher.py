@@ -349,6 +349,7 @@ class Dispatcher:
             why=why,
             began=round(report.began, 3),
             seconds=round(report.seconds, 3),
+            worker=report.worker,
         )
         if job["stage"] != Stage.ENCODE:
             output = str(running.out.relative_to(table.data_dir))
@@ -401,7 +402,9 @@ class Dispatcher:
             wait_s = backoff_s(
                 job["failures"] + 1, first_s=RETRY_FIRST_S, max_s=RETRY_MAX_S, jitter=self._jitter
             )
-            not_before, why = table.clock() + wait_s, f"tries again: {reason}"
+            number = f"attempt {job['failures'] + 1} of {self._limits.attempts_max} failed: "
+            why = f"tries again: {number if counts else ''}{reason}"
+            not_before = table.clock() + wait_s
             jobs.retry(table, job, running.attempt, not_before, why, counts=counts)
 
     def _end(self, event: Callable[[Table, Row, str], None], job: Row, reason: str) -> None:

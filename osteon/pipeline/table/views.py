@@ -341,7 +341,8 @@ def _told(wait: Wait | None) -> dict[str, Any]:
 def _reason_of(job: Row) -> str:
     """Say what a job that does not wait is doing, or why it ended."""
     superseded = "; superseded by a newer generation" if job["is_superseded"] else ""
-    retried = f"; {job['failures']} attempts of this stage failed" if job["failures"] else ""
+    failed = "1 attempt" if job["failures"] == 1 else f"{job['failures']} attempts"
+    retried = f"; {failed} of this stage failed" if job["failures"] else ""
     running = job["state"] == State.RUNNING
     return f"{job['reason']}{superseded}{retried if running else ''}"
 

@@ -30,7 +30,7 @@ def test_before_the_throttler_the_first_has_its_reason_and_the_others_their_plac
     second = add_job(table, "1.2")
     room = "waits for room: 8 jobs may run at once"
     assert told(table, first["id"]) == (room, views.iso(began), None)
-    behind = f"waits behind 1 other jobs of CT1, of which the first {room}"
+    behind = f"waits behind another job of CT1, of which the first {room}"
     assert told(table, second["id"]) == (behind, views.iso(clock()), None)
 
 
@@ -56,7 +56,7 @@ def test_a_backoff_has_its_reason_and_its_end_and_the_next_attempt_says_so(table
     assert told(table, job["id"]) == ("waits for a worker again", views.iso(clock()), None)
     jobs.claim(table, jobs.get(table, job["id"]), "slot 1", 60.0)
     reason = views.predict(table, "1")["reason"]
-    assert reason == "runs on slot 1; 1 attempts of this stage failed"
+    assert reason == "runs on slot 1; 1 attempt of this stage failed"
 
 
 def test_a_rescued_job_waits_for_a_worker(table, clock):
@@ -72,7 +72,7 @@ def test_a_delivery_names_its_destination(table, clock):
     deliveries.claim(table, delivery)
     assert told(table, job["id"])[0] == "is being sent to pacs"
     deliveries.retry(table, delivery, clock() + 5.0, "PACS cannot be reached")
-    words = "waits for pacs: PACS cannot be reached"
+    words = "waits for pacs after 1 attempt: PACS cannot be reached"
     assert told(table, job["id"]) == (words, views.iso(clock()), views.iso(clock() + 5.0))
 
 
