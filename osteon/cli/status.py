@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from osteon.cli.options import config_option, example, job_table, json_option, settings_in_force
-from osteon.cli.output import printable, write_json
+from osteon.cli.output import local_time, printable, write_json
 from osteon.config.settings import Settings
 from osteon.errors import OsteonError
 from osteon.pipeline.intake import GIGABYTE
@@ -16,6 +16,7 @@ from osteon.pipeline.job import Status
 from osteon.pipeline.spool import free_bytes
 from osteon.pipeline.table import views
 from osteon.pipeline.table.connection import Table
+from osteon.pipeline.table.workers import engine_state
 from osteon.pipeline.worklock import work_is_running
 
 PROBE_S = 2.0
@@ -57,6 +58,7 @@ def status_of_node(settings: Settings, table: Table) -> dict[str, Any]:
             "work": work_is_running(settings.data_dir),
             "http": _answers(settings.http.host, settings.http.port),
         },
+        "engine": _engine(table),
         "disk": {
             "free_gb": round(free_bytes(settings.data_dir) / GIGABYTE, 3),
             "reserve_gb": settings.pipeline.disk_reserve_gb,
@@ -79,6 +81,7 @@ def _write(found: dict[str, Any]) -> None:
     disk, backlog = found["disk"], found["backlog"]
     lines = {
         "roles": "  ".join(roles),
+        "workers": _workers_words(found["engine"]),
         "disk": f"{disk['free_gb']:.1f} GB free, {disk['reserve_gb']:g} GB kept in reserve",
         "backlog": f"{backlog['waiting']} of at most {backlog['waiting_max']} jobs wait",
         "held": f"{counts['instances']} instances, {counts['series']} series",
@@ -86,9 +89,24 @@ def _write(found: dict[str, Any]) -> None:
         "deliveries": _joined(counts["deliveries"]) or "none",
     }
     for name, line in lines.items():
-        click.echo(f"{name:<12}{line}")
+        click.echo(printable(f"{name:<12}{line}"))
     for wait in found["waits"]:
         click.echo(printable(f"{wait['jobs']:>6} {wait['status']}: {wait['reason']}"))
+
+
+def _engine(table: Table) -> dict[str, Any]:
+    """Return how many stages can run at once, and why none can, as the role `work` said last."""
+    state = engine_state(table)
+    if state is None:
+        return {"slots": 0, "reason": "", "since": None}
+    return {"slots": state.slots, "reason": state.reason, "since": views.iso(state.updated)}
+
+
+def _workers_words(engine: dict[str, Any]) -> str:
+    if engine["reason"]:
+        return f"none since {local_time(engine['since'])}: {engine['reason']}"
+    slots = engine["slots"]
+    return "1 stage can run at once" if slots == 1 else f"{slots} stages can run at once"
 
 
 def _joined(counts: dict[str, int]) -> str:

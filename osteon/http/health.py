@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from osteon.http.node import OfNode
 from osteon.http.problem import problem
-from osteon.http.status import NodeStatus, Roles, StatusView
+from osteon.http.status import Engine, NodeStatus, Roles, StatusView
 from osteon.pipeline.table.deliveries import STATES
 
 router = APIRouter(tags=["Health"])
@@ -32,6 +32,7 @@ class Ready(BaseModel):
 
     status: str = "ready"
     roles: Roles
+    engine: Engine
 
 
 @router.get("/healthz", response_description="It is.")
@@ -47,11 +48,15 @@ async def healthz() -> Alive:
     responses={503: {"description": "One is missing; the member `missing` names it."}},
 )
 def readyz(request: Request, node: OfNode) -> Ready | Response:
-    """Say whether the receiving and the working role both answer."""
-    roles = node.status.read().roles
-    missing = [name for name, answers in roles if not answers]
+    """Say whether the receiving and the working role both answer.
+
+    A cluster that cannot be reached makes the node no less ready: what it receives waits. The
+    member `engine` says so.
+    """
+    view = node.status.read()
+    missing = [name for name, answers in view.roles if not answers]
     if not missing:
-        return Ready(roles=roles)
+        return Ready(roles=view.roles, engine=view.engine)
     detail = "; ".join(_CURE[name] for name in missing) + ": start it with `osteon serve`"
     status = HTTPStatus.SERVICE_UNAVAILABLE
     return problem(request.url.path, status, detail, missing=missing)
@@ -93,6 +98,7 @@ class StatusCollector(Collector):
             ("disk_free_bytes", "Free space of the data directory.", view.disk.free_bytes),
             ("disk_reserve_bytes", "Space that is kept free.", view.disk.reserve_bytes),
             ("table_bytes", "Size of the job table.", view.disk.table_bytes),
+            ("slots", "Stages that can run at once.", view.engine.slots),
         ):
             yield GaugeMetricFamily(f"osteon_{name}", text, value)
         yield _labelled("jobs", "Jobs, and series still receiving.", "status", view.jobs)

@@ -16,6 +16,7 @@ from osteon.pipeline.intake import GIGABYTE, Intake
 from osteon.pipeline.spool import free_bytes
 from osteon.pipeline.table import shadow, views
 from osteon.pipeline.table.connection import FILE_NAME, Table
+from osteon.pipeline.table.workers import engine_state
 from osteon.pipeline.worklock import work_is_running
 
 FRESH_S = 1.0
@@ -28,6 +29,14 @@ class Roles(BaseModel):
 
     receive: bool = Field(description="Something listens on the DICOM port.")
     work: bool = Field(description="A worker role holds the data directory.")
+
+
+class Engine(BaseModel):
+    """Where stages run, as the working role said last."""
+
+    slots: int = Field(description="Stages that can run at once; 0 before its first start.")
+    reason: str = Field(description="Why none can: a cluster without scheduler, for example.")
+    since: str | None = Field(description="Since when that is so.")
 
 
 class Disk(BaseModel):
@@ -56,6 +65,7 @@ class StatusView(BaseModel):
     accepting: bool
     refusal: str | None = Field(description="Why nothing is accepted now.")
     roles: Roles
+    engine: Engine
     disk: Disk
     instances: int
     series: int
@@ -104,6 +114,7 @@ class NodeStatus:
                 receive=_listens(settings.scp.host, settings.scp.port),
                 work=work_is_running(data_dir),
             ),
+            engine=engine_of(self._table),
             disk=Disk(
                 free_bytes=free_bytes(data_dir),
                 reserve_bytes=int(settings.pipeline.disk_reserve_gb * GIGABYTE),
@@ -112,6 +123,14 @@ class NodeStatus:
             shadow=[ShadowSummary(**row) for row in shadow.summaries(self._table)],
             **counts,
         )
+
+
+def engine_of(table: Table) -> Engine:
+    """Return what the working role said last of where its stages run."""
+    found = engine_state(table)
+    if found is None:
+        return Engine(slots=0, reason="", since=None)
+    return Engine(slots=found.slots, reason=found.reason, since=views.iso(found.updated))
 
 
 def _listens(host: str, port: int) -> bool:

@@ -17,14 +17,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 from pydicom import dcmread
 
+from osteon.cli.main import cli
 from osteon.errors import ConfigError
 from osteon.http import body as body_room
 from osteon.http import role
 from osteon.pipeline.part10 import decode_header
-from osteon.pipeline.table import jobs, series
+from osteon.pipeline.table import jobs, series, workers
 from osteon.pipeline.table.connection import Table
 from osteon.pipeline.table.jobs import NewResult
 from osteon.pipeline.table.series import NewJob
@@ -396,6 +398,28 @@ def test_ready_only_when_both_other_roles_answer(served: Served) -> None:
         os.close(descriptor)
         wait_until(lambda: missing() == ["work"], 5)
     assert served.client.get("/healthz").json() == {"status": "alive"}
+
+
+def test_a_cluster_that_cannot_be_reached_is_told(served: Served, tmp_path: Path) -> None:
+    assert served.client.get("/api/v1/status").json()["engine"]["slots"] == 0
+    reason = "the scheduler tls://gpu:8786 does not answer"
+    workers.note_engine(served.table, 0, reason)
+
+    def told() -> object:
+        return served.client.get("/api/v1/status").json()["engine"]["reason"]
+
+    wait_until(lambda: told() == reason, 5)
+    assert "osteon_slots 0.0" in served.client.get("/metrics").text
+    config = tmp_path / "osteon.toml"
+    config.write_text(
+        f'data_dir = "{served.settings.data_dir}"\n[http]\nport = {served.settings.http.port}\n'
+    )
+    line = ["status", "--config", str(config)]
+    assert f": {reason}\n" in CliRunner().invoke(cli, line).stdout
+    workers.note_engine(served.table, 1, "")
+    assert "workers     1 stage can run at once" in CliRunner().invoke(cli, line).stdout
+    json_line = CliRunner().invoke(cli, [*line, "--json"]).stdout
+    assert json.loads(json_line)["engine"]["slots"] == 1
 
 
 def test_metrics(served: Served) -> None:
