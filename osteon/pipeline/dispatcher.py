@@ -225,13 +225,10 @@ class Dispatcher:
         return [_Step(f, r.out) for f, r in zip(futures, requests, strict=True)]
 
     def _make_room(self, job: Row) -> bool:
-        """Return whether one more chain finds room; a less urgent one that waits makes way."""
-        if self._engine.room:
-            return True
-        last = max(self._offers.values(), key=lambda o: int(o.job["priority"]), default=None)
-        if last is None or last.job["priority"] <= job["priority"]:
-            return False
-        return self._withdraw(last)
+        """Return whether one more chain finds room; less urgent ones make way and come behind."""
+        for offer in [o for o in self._offers.values() if o.job["priority"] > job["priority"]]:
+            self._withdraw(offer)
+        return self._engine.room > 0
 
     def _withdraw(self, offer: _Offer) -> bool:
         if not self._engine.withdraw(offer.steps[0].future):
