@@ -6,7 +6,8 @@ that a series which is no volume costs no decoding and memory holds one frame be
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osteon.errors import VolumeError
+from osteon.pipeline.decoders import cores_here, decode, processes_for
 from osteon.pipeline.geometry import FrameHeader, Geometry, SourceFrame, order_slices
 from osteon.pipeline.header import SourceInstance, read_header
 from osteon.pipeline.pixels import read_frames, to_hu
@@ -127,34 +129,41 @@ def _fill(
     """Put every frame into its place; the first that needs it makes the volume float32."""
     slice_of = {header.source: index for index, header in enumerate(ordered)}
     hu_zyx: NDArray[np.int16] | NDArray[np.float32] = np.empty(geometry.shape_zyx, np.int16)
+    unread = [one.pixels for one in instances if one.pixels.path not in known]
+    processes = processes_for(unread, cores_here())
     done = 0
-    for instance in instances:
-        places = [hu_zyx[slice_of[header.source]] for header in instance.frames]
-        held = known.get(instance.pixels.path)
-        frames = _decode(instance, places) if held is None else held.hu_yx
-        for header, hu_yx in zip(instance.frames, frames, strict=True):
-            if hu_yx.dtype == np.float32 and hu_zyx.dtype != np.float32:
-                hu_zyx = hu_zyx.astype(np.float32)
-            place = hu_zyx[slice_of[header.source]]
-            if not np.may_share_memory(place, hu_yx):
-                place[...] = hu_yx
-            done += 1
-            if on_frame is not None:
-                on_frame(done, len(ordered))
+    with closing(decode(unread, processes)) as elsewhere:
+        for instance in instances:
+            places = [hu_zyx[slice_of[header.source]] for header in instance.frames]
+            held = known.get(instance.pixels.path)
+            stored = next(elsewhere) if processes and held is None else None
+            frames = _decode(instance, places, stored) if held is None else held.hu_yx
+            for header, hu_yx in zip(instance.frames, frames, strict=True):
+                if hu_yx.dtype == np.float32 and hu_zyx.dtype != np.float32:
+                    hu_zyx = hu_zyx.astype(np.float32)
+                place = hu_zyx[slice_of[header.source]]
+                if not np.may_share_memory(place, hu_yx):
+                    place[...] = hu_yx
+                done += 1
+                if on_frame is not None:
+                    on_frame(done, len(ordered))
     return hu_zyx
 
 
 def _decode(
-    instance: SourceInstance, places: Sequence[NDArray[Any]] = ()
+    instance: SourceInstance,
+    places: Sequence[NDArray[Any]] = (),
+    stored: Iterable[NDArray[Any]] | None = None,
 ) -> Iterator[NDArray[Any]]:
-    """Decode an instance frame by frame into Hounsfield units, in place where int16 holds them."""
+    """Turn an instance frame by frame into Hounsfield units, in place where int16 holds them."""
     outs = [place if place.dtype == np.int16 else None for place in places]
     outs = outs or [None] * len(instance.frames)
-    stored_yx = read_frames(instance.pixels, (out for out in outs if out is not None))
-    for rescale, stored, out in zip(instance.rescales, stored_yx, outs, strict=True):
+    if stored is None:
+        stored = read_frames(instance.pixels, (out for out in outs if out is not None))
+    for rescale, stored_yx, out in zip(instance.rescales, stored, outs, strict=True):
         if rescale is None:
             raise VolumeError(
                 f"{instance.pixels.name} has no valid Rescale Slope and Rescale Intercept: "
                 "its grey values cannot be turned into Hounsfield units"
             )
-        yield to_hu(stored, *rescale, instance.pixels.padding, out, instance.pixels.bounds)
+        yield to_hu(stored_yx, *rescale, instance.pixels.padding, out, instance.pixels.bounds)
