@@ -102,6 +102,7 @@ class ShadowView(BaseModel):
 class PredictView(JobView):
     """How far a series is, and what came of it."""
 
+    ahead: int | None = Field(description="Jobs of its source that enter before it while it waits.")
     results: list[ResultView]
     segments: list[SegmentView]
     shadow: list[ShadowView]

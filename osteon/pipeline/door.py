@@ -16,6 +16,7 @@ from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.throttler import Clocks, Inside, Waiting, advance, choose
 
 EXPLAIN_S = 1.0
+APART_S = 1e-6  # Jobs that are let in at one look stand in line in this order.
 
 
 class Door:
@@ -31,6 +32,7 @@ class Door:
         self._settings = settings
         self._table = table
         self._looked_at = float("-inf")
+        self._admitted_at = 0.0
 
     def admit(self, slots: int) -> None:
         """Let in what the throttler says.
@@ -81,8 +83,9 @@ class Door:
         )
 
     def _let_in(self, row: Row, job: Waiting, span: tuple[float, float]) -> None:
+        self._admitted_at = max(self._table.clock(), self._admitted_at + APART_S)
         with suppress(StaleTransition), self._table.write():  # A person may have cancelled it.
-            jobs.admit(self._table, row, "waits for a worker")
+            jobs.admit(self._table, row, "waits for a worker", self._admitted_at)
             shares.advance(self._table, job.priority, job.source, *span)
 
     def _explain(self, rows: Iterable[Row], held: Mapping[int, str]) -> None:

@@ -6,6 +6,9 @@ ALTER TABLE job ADD COLUMN input_bytes INTEGER NOT NULL DEFAULT 0;  -- of its fi
 -- A line is what one source has waiting for one model.
 DROP INDEX job_line;
 CREATE INDEX job_line ON job (calling_ae_title, model, priority, id) WHERE state = 'waiting' AND stage = 'admission';
+-- What was let in first runs first, whatever its age.
+DROP INDEX job_waiting;
+CREATE INDEX job_waiting ON job (stage, priority, admitted, id) WHERE state = 'waiting';
 DROP INDEX job_inside;
 CREATE INDEX job_inside ON job (priority) WHERE stage IN ('prediction', 'boneseg', 'encode') AND state IN ('waiting', 'running', 'backoff');
 DROP INDEX job_admitted;

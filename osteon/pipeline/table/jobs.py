@@ -67,11 +67,17 @@ def bring_forward(table: Table, wait_s_max: float) -> int:
     )
 
 
-def admit(table: Table, job: Row, why: str) -> None:
-    """Let a job in: from admission to the door of prediction."""
+def admit(table: Table, job: Row, why: str, at: float | None = None) -> None:
+    """Let a job in: from admission to the door of prediction.
+
+    Parameters
+    ----------
+    at : float, optional
+        By which time it stands in line for a worker, in seconds since 1970; now where absent.
+    """
     with table.write():
         _move(table, job, Event.ADMIT, who="throttler", why=why, stage=Stage.PREDICTION)
-        table.change("UPDATE job SET admitted = updated WHERE id = ?", (job["id"],))
+        table.change("UPDATE job SET admitted = coalesce(?, updated) WHERE id = ?", (at, job["id"]))
 
 
 def claim(table: Table, job: Row, worker: str, lease_s: float) -> int:

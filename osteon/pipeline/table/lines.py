@@ -69,11 +69,15 @@ def ahead_of(table: Table, job: Row, limit: int) -> int:
 
 
 def ready(table: Table, limit: int) -> list[Row]:
-    """Return admitted jobs that wait for a worker; those furthest on the route come first."""
+    """Return admitted jobs that wait for a worker: those furthest on the route, then let in first.
+
+    Across stages the more urgent class comes first.
+    """
     found: list[Row] = []
     for stage in reversed(WORKER_STAGES):
         found += table.rows(
-            "SELECT * FROM job WHERE state = 'waiting' AND stage = ? ORDER BY priority, id LIMIT ?",
+            "SELECT * FROM job INDEXED BY job_waiting WHERE state = 'waiting' AND stage = ?"
+            " ORDER BY priority, admitted, id LIMIT ?",
             (stage, limit),
         )
     return sorted(found, key=lambda job: int(job["priority"]))[:limit]

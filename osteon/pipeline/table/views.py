@@ -6,7 +6,7 @@ Every job, and every series that is still receiving, leaves as one dict of the s
 ``reason`` is always there: what it waits for, what it does, or why it ended. Where it waits, which
 backoff, a retry and a delivery are too, ``waiting_for`` has the same words, ``since`` the time when
 this wait began, and ``until`` when it is over or looked at again, if that is known; elsewhere all
-three are None.
+three are None. One job by itself also tells by ``ahead`` how many of its line enter before it.
 """
 
 import json
@@ -243,6 +243,7 @@ def _story(table: Table, series: Row) -> dict[str, Any]:
 
 def _predict_series(waits: Waits, series: Row) -> dict[str, Any]:
     return _told(waits.of_series(series)) | {
+        "ahead": None,
         "id": series["series_instance_uid"],
         "series_instance_uid": series["series_instance_uid"],
         "study_instance_uid": series["study_instance_uid"],
@@ -300,7 +301,9 @@ def _predict_job(table: Table, job: Row) -> dict[str, Any]:
         (job["id"],),
     )
     results = table.rows("SELECT * FROM result WHERE job_id = ? ORDER BY kind DESC", (job["id"],))
-    return _summary(Waits(table), job) | {
+    waits = Waits(table)
+    return _summary(waits, job) | {
+        "ahead": waits.ahead_of(job),
         "results": [
             {
                 "kind": result["kind"],

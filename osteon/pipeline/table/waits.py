@@ -11,7 +11,7 @@ from osteon.pipeline.job import Stage, State
 from osteon.pipeline.table import lines, workers
 from osteon.pipeline.table.connection import Row, Table
 
-AHEAD_COUNTED_MAX = 1000
+AHEAD_COUNTED_MAX = 10_000
 
 
 @dataclass(frozen=True)
@@ -78,18 +78,21 @@ class Waits:
         engine = workers.engine_state(self._table)
         return f"; there is none: {engine.reason}" if engine is not None and engine.reason else ""
 
+    def ahead_of(self, job: Row) -> int | None:
+        """Return how many jobs of its line enter before one that waits for the throttler."""
+        if (job["stage"], job["state"]) != (Stage.ADMISSION, State.WAITING):
+            return None
+        return lines.ahead_of(self._table, job, AHEAD_COUNTED_MAX)
+
     def _before_the_throttler(self, job: Row) -> str:
-        before = lines.ahead_of(self._table, job, AHEAD_COUNTED_MAX)
-        if not before:
-            return str(job["reason"])
+        """Say the same of all in one line, so that a list of thousands can be summed up."""
         line = job["calling_ae_title"], job["model"]
         if line not in self._heads:
             self._heads[line] = lines.head(self._table, *line)
         head = self._heads[line]
-        count = f"{before} or more" if before == AHEAD_COUNTED_MAX else f"{before}"
-        others = "another job" if before == 1 else f"{count} other jobs"
-        words = f"waits behind {others} of {line[0] or 'its source'}"
-        return words if head is None else f"{words}, of which the first {head['reason']}"
+        if head is None or head["id"] == job["id"]:
+            return str(job["reason"])
+        return f"waits behind others of {line[0] or 'its source'}; the first {head['reason']}"
 
     def _for_a_destination(self, job: Row) -> Wait:
         rows = self._table.rows(

@@ -35,6 +35,17 @@ def test_no_line_has_no_head(table):
     assert lines.most_urgent(table) is None
 
 
+def test_what_was_let_in_first_runs_first_whatever_its_age(table, clock):
+    old, young = add_job(table, "1.1", source="RESEARCH"), add_job(table, "1.2", source="WARD")
+    jobs.admit(table, young, "admitted")
+    clock.advance(1.0)
+    jobs.admit(table, old, "admitted")
+    assert [job["id"] for job in lines.ready(table, 10)] == [young["id"], old["id"]]
+    third = add_job(table, "1.3")
+    jobs.admit(table, third, "admitted", clock() - 5.0)
+    assert lines.ready(table, 1)[0]["id"] == third["id"]
+
+
 def test_a_job_knows_how_many_are_before_it(table):
     found = [add_job(table, f"1.9.{number}", source="CT1") for number in range(5)]
     add_job(table, "1.8.1", source="CT2")
@@ -111,6 +122,8 @@ def test_counts_that_were_there_before_the_triggers_are_taken_over(table):
             table.change(f"DROP TRIGGER IF EXISTS {name}_{event}")
     for table_name in ("tally", "share"):
         table.change(f"DROP TABLE {table_name}")
+    table.change("DROP INDEX job_waiting")
+    table.change("CREATE INDEX job_waiting ON job (id)")
     for index in ("job_line", "job_inside", "job_over", "job_open"):
         table.change(f"DROP INDEX {index}")
     table.change("CREATE INDEX job_line ON job (id)")

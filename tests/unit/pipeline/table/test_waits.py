@@ -30,8 +30,12 @@ def test_before_the_throttler_the_first_has_its_reason_and_the_others_their_plac
     second = add_job(table, "1.2")
     room = "waits for room: 8 jobs may run at once"
     assert told(table, first["id"]) == (room, views.iso(began), None)
-    behind = f"waits behind another job of CT1, of which the first {room}"
+    behind = f"waits behind others of CT1; the first {room}"
     assert told(table, second["id"]) == (behind, views.iso(clock()), None)
+    third = add_job(table, "1.3")
+    ahead = [views.predict(table, str(job["id"]))["ahead"] for job in (first, second, third)]
+    assert ahead == [0, 1, 2]
+    assert told(table, third["id"])[0] == behind  # The same of all: lists are summed up by it.
 
 
 def test_admitted_and_between_stages_a_worker_is_waited_for(table, clock):
