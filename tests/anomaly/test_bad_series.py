@@ -8,6 +8,7 @@ the patient. A Segmentation that is silently wrong is the one thing that may not
 import hashlib
 import json
 import re
+import subprocess
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
@@ -26,6 +27,7 @@ from osteon.errors import VolumeError
 from osteon.results.bits import unpack
 from tests.anomaly import series_changes as c
 from tests.anomaly.series_cases import BONE, ILLEGAL, LEGAL, SLICES, THRESHOLD, Legal
+from tests.tools import require_script
 
 MODEL = """
 name = "threshold"
@@ -141,6 +143,34 @@ def test_what_is_still_a_volume_gives_the_same_bones(
     assert wanted[1].size > 1000
     np.testing.assert_array_equal(found[0], wanted[0])
     np.testing.assert_array_equal(found[1], wanted[1])
+    _assert_frames_are_their_sources(seg, series)
+    report = subprocess.run(
+        [require_script("dciodvfy"), "-new", str(seg)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Error" not in report.stdout + report.stderr, report.stderr
+
+
+def _assert_frames_are_their_sources(seg: Path, series: c.Series) -> None:
+    """Every frame of the result lies where the frame does that it names as its source."""
+    positions: dict[tuple[str, int | None], NDArray[np.float64]] = {}
+    for ds in series:
+        uid = str(ds.SOPInstanceUID)
+        groups = ds.get("PerFrameFunctionalGroupsSequence")
+        if groups is None:
+            positions[uid, None] = np.array(ds.ImagePositionPatient, np.float64)
+        for number, group in enumerate(groups or (), 1):
+            plane = group.PlanePositionSequence[0]
+            positions[uid, number] = np.array(plane.ImagePositionPatient, np.float64)
+    for groups in pydicom.dcmread(seg).PerFrameFunctionalGroupsSequence:
+        source = groups.DerivationImageSequence[0].SourceImageSequence[0]
+        number = source.get("ReferencedFrameNumber")
+        wanted_mm = positions[source.ReferencedSOPInstanceUID, number]
+        found_mm = np.array(groups.PlanePositionSequence[0].ImagePositionPatient, np.float64)
+        np.testing.assert_allclose(found_mm, wanted_mm, atol=0.001)
 
 
 def _labelled_points(seg: Path) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
