@@ -22,16 +22,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import raw_scu
-from receivers import HOST, ORTHANC, free_port
+from receivers import ORTHANC
 from rich.console import Console
 from rich.table import Table
+from route_parts import RESULT_S, Node, orthanc, send, wait_for
 
 from osteon.pipeline.bone import BoneModel
 from osteon.pipeline.boneseg import combine
@@ -40,9 +37,7 @@ from osteon.pipeline.prediction import predict
 from osteon.pipeline.volume import read_volume
 
 HERE = Path(__file__).resolve().parent
-START_S, RESULT_S, POLL_S = 60.0, 300.0, 0.02
 R_MAX, OVERHEAD_BEYOND_BARE_S = 1.15, 0.5
-Found = TypeVar("Found")
 
 
 def main() -> None:
@@ -102,19 +97,10 @@ def bare_model_s(folder: Path) -> float:
 def osteon_s(folder: Path, ct: Path, quiet_s: float) -> float:
     """Return the time from the last acknowledgement to the Segmentation in the PACS."""
     with orthanc(folder / "pacs", quiet_s) as pacs:
-        config, dicom, http = folder / "osteon.toml", free_port(), free_port()
-        config.write_text(
-            f'data_dir = "{folder / "data"}"\n'
-            f'[scp]\nhost = "{HOST}"\nport = {dicom}\nquiet_s = {quiet_s}\n'
-            f"[http]\nport = {http}\n[pipeline]\ndisk_reserve_gb = 0.1\n"
-            f'[[destination]]\nname = "pacs"\nae_title = "PACS"\nhost = "{HOST}"\n'
-            f"port = {pacs.dicom}\n"
-        )
-        command = [sys.executable, "-m", "osteon.cli.main", "serve", "--config", str(config)]
-        with program(command, folder / "node.log"):
-            wait_for(lambda: get(f"http://{HOST}:{http}/readyz"), START_S)
+        node = Node(folder / "node", quiet_s=quiet_s, pacs_port=pacs.dicom)
+        with node.serving():
             time.sleep(3.0)  # The worker has loaded its model by then, as in a node that runs.
-            sent = send(ct, dicom, "OSTEON")
+            sent = send(ct, node.dicom, "OSTEON")
             wait_for(pacs.segmentations, RESULT_S)
             return time.perf_counter() - sent
 
@@ -128,90 +114,6 @@ def peer_s(folder: Path, ct: Path, quiet_s: float) -> float:
         subprocess.run(script, check=True, timeout=RESULT_S)
         wait_for(pacs.segmentations, RESULT_S)
         return time.perf_counter() - sent
-
-
-class Pacs:
-    """An Orthanc on loopback: its ports, and what it says over REST."""
-
-    def __init__(self, dicom: int, http: int) -> None:
-        self.dicom = dicom
-        self.address = f"http://{HOST}:{http}"
-
-    def segmentations(self) -> list[str]:
-        """Return the Segmentations that it holds."""
-        query = {"Level": "Instance", "Query": {"Modality": "SEG"}}
-        return list(json.loads(get(f"{self.address}/tools/find", json.dumps(query).encode())))
-
-    def stable_series(self) -> str:
-        """Return the series that has become stable, or ""."""
-        changes = json.loads(get(f"{self.address}/changes?limit=100000"))["Changes"]
-        stable = [c["ID"] for c in changes if c["ChangeType"] == "StableSeries"]
-        return stable[0] if stable else ""
-
-
-@contextmanager
-def orthanc(folder: Path, quiet_s: float) -> Iterator[Pacs]:
-    """Run an empty Orthanc whose series are stable after the quiet time."""
-    folder.mkdir(parents=True)
-    pacs = Pacs(free_port(), http := free_port())
-    settings = {
-        "StorageDirectory": str(folder / "store"),
-        "IndexDirectory": str(folder / "store"),
-        "HttpPort": http,
-        "DicomPort": pacs.dicom,
-        "DicomAet": "PACS",
-        "DicomAlwaysAllowFind": True,
-        "StableAge": round(quiet_s),
-        "Plugins": [],
-    }
-    (folder / "orthanc.json").write_text(json.dumps(settings))
-    # Nagle's algorithm would cost the peer more than all else.
-    command = ["/usr/bin/env", "TCP_NODELAY=1", ORTHANC, str(folder / "orthanc.json")]
-    with program(command, folder / "orthanc.log"):
-        wait_for(lambda: get(f"{pacs.address}/system"), START_S)
-        yield pacs
-
-
-@contextmanager
-def program(command: list[str], log: Path) -> Iterator[None]:
-    """Run a program for a while and surely end it."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(30)
-
-
-def send(folder: Path, port: int, called: str) -> float:
-    """Send a folder on one association; return the time of the last acknowledgement."""
-    report = raw_scu.send((HOST, port), called, raw_scu.load(folder))
-    assert set(report.statuses) == {"0x0000"}, report.statuses
-    return time.perf_counter()
-
-
-def get(address: str, body: bytes | None = None) -> bytes:
-    """Return what an address answers, or nothing while nobody answers."""
-    try:
-        with urllib.request.urlopen(urllib.request.Request(address, body), timeout=30) as answer:
-            return bytes(answer.read())
-    except OSError:
-        return b""
-
-
-def wait_for(ask: Callable[[], Found], timeout_s: float) -> Found:
-    """Ask until there is an answer."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := ask()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no answer within {timeout_s:g} s")
-        time.sleep(POLL_S)
-    return found
 
 
 def meets_targets(figures: dict[str, Any]) -> bool:

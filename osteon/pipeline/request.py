@@ -86,12 +86,15 @@ class StageReport:
         What the dispatcher records: UIDs and segments of an encoded result.
     began : float
         When it began, in seconds since 1970.
+    worker : str
+        Host and process that ran it.
     """
 
     why: str
     seconds: float
     facts: dict[str, Any] = field(default_factory=dict)
     began: float = 0.0
+    worker: str = ""
 
 
 @dataclass(frozen=True)

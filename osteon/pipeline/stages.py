@@ -6,6 +6,8 @@ process, and by ``osteon run`` without any node. Models and the last volume stay
 
 import hashlib
 import json
+import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -29,10 +31,12 @@ from osteon.results.gate import check_result
 from osteon.results.preview import write_preview
 from osteon.results.seg import Algorithm, encode_segmentation, write_part10
 from osteon.results.segment import Code, Segment
+from osteon.results.source import read_frame_headers
 from osteon.results.uids import derive_uid
 
 PREDICTION, LABELS, SEGMENTS = "prediction.raw", "labels.raw", "segments.json"
 SEG, PREVIEW = "seg.dcm", "preview.png"
+_NAME = f"{socket.gethostname()}:{os.getpid()}"
 _READING = 0.2  # The share of prediction's progress that the reading of the volume has.
 
 
@@ -77,7 +81,7 @@ def run_stage(request: StageRequest) -> StageReport:
     began, started = time.time(), time.perf_counter()
     request.out.mkdir(parents=True, exist_ok=True)
     why, facts = _STAGES[request.stage](request)
-    return StageReport(why, time.perf_counter() - started, facts, began)
+    return StageReport(why, time.perf_counter() - started, facts, began, _NAME)
 
 
 def _predict(request: StageRequest) -> tuple[str, dict[str, Any]]:
@@ -113,6 +117,7 @@ def _encode(request: StageRequest) -> tuple[str, dict[str, Any]]:
     labels_zyx = _load_array(made / LABELS)
     segments = _load_segments(made / SEGMENTS)
     identity = (request.input_sha256, model.digest)
+    headers = read_frame_headers(volume.frames)
     ds = encode_segmentation(
         volume.frames,
         labels_zyx,
@@ -121,9 +126,10 @@ def _encode(request: StageRequest) -> tuple[str, dict[str, Any]]:
         sop_instance_uid=derive_uid("seg-instance", *identity),
         series_instance_uid=derive_uid("seg-series", *identity),
         content_at=datetime.fromtimestamp(int(request.content_at), UTC),
+        headers=headers,
     )
     write_part10(ds, request.out / SEG)
-    check_result(request.out / SEG, volume.frames, labels_zyx)
+    check_result(request.out / SEG, volume.frames, labels_zyx, headers=headers)
     write_preview(
         volume.hu_zyx,
         labels_zyx,

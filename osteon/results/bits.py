@@ -41,7 +41,8 @@ def find_frames(labels_zyx: LabelMap, segment_count: int) -> NDArray[np.bool_]:
         raise EncodingError("the mask is empty: no voxel belongs to a segment")
     if highest > segment_count:
         raise EncodingError(f"label {highest} has no segment; there are {segment_count}")
-    counts = [np.bincount(plane.ravel(), minlength=segment_count + 1) for plane in labels_zyx]
+    # Most voxels are background, and counting costs several times what leaving them out does.
+    counts = [np.bincount(plane[plane > 0], minlength=segment_count + 1) for plane in labels_zyx]
     found: NDArray[np.bool_] = np.stack(counts)[:, 1:] > 0
     missing = np.flatnonzero(~found.any(axis=0)) + 1
     if missing.size:
@@ -109,4 +110,4 @@ def unpack(
     for frame in range(frame_count):
         start, stop = frame * size, (frame + 1) * size
         bits = np.unpackbits(packed[start // 8 : (stop + 7) // 8], bitorder="little")
-        yield bits[start % 8 : start % 8 + size].reshape(shape).astype(bool)
+        yield bits[start % 8 : start % 8 + size].reshape(shape).view(bool)

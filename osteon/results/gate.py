@@ -1,8 +1,8 @@
 """The gate before sending: a result that is not what it should be never leaves.
 
 A Segmentation, its source frames and its label map enter; nothing leaves but an ``EncodingError``
-that says what is wrong. Called by the encode stage on the file as it stands on the disk. It reads
-the sources by itself and shares no arithmetic with the encoder.
+that says what is wrong. Called by the encode stage on the file as it stands on the disk. It shares
+no arithmetic with the encoder, only the headers of the sources.
 """
 
 from collections.abc import Iterable, Sequence
@@ -102,7 +102,11 @@ _FIXED = {  # of a BINARY Segmentation, PS3.3 C.8.20.2
 
 
 def check_result(
-    result: Dataset | Path, frames: Sequence[SourceFrame], labels_zyx: LabelMap
+    result: Dataset | Path,
+    frames: Sequence[SourceFrame],
+    labels_zyx: LabelMap,
+    *,
+    headers: Sequence[FrameHeader] | None = None,
 ) -> None:
     """Raise unless a Segmentation is valid and says exactly what the label map says.
 
@@ -114,6 +118,8 @@ def check_result(
         The source frame of each slice, in slice order.
     labels_zyx : ndarray of uint8 or uint16, shape (slices, rows, columns)
         Label map on the source grid.
+    headers : sequence of FrameHeader, optional
+        What `read_frame_headers` said of the frames; they are read where it is absent.
 
     Raises
     ------
@@ -126,7 +132,7 @@ def check_result(
     ----------
     DICOM PS3.3 A.51 (Segmentation IOD); C.7.6.16.2 (functional groups); C.12.2 (references)
     """
-    headers = read_frame_headers(frames)
+    headers = read_frame_headers(frames) if headers is None else headers
     check_grid(headers, labels_zyx)
     with disable_value_validation():
         try:

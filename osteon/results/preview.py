@@ -25,6 +25,7 @@ _BACKGROUND = (12, 14, 18)
 _INK = (222, 226, 232)
 _FAINT = (128, 136, 148)
 _LEGEND_ROW_PX = 22
+_COMPRESS_LEVEL = 2  # A third of the time of zlib's own choice, for a tenth more bytes.
 
 HU = NDArray[np.int16] | NDArray[np.float32]
 Affine = NDArray[np.float64]
@@ -90,7 +91,7 @@ def write_preview(
         canvas.paste(picture, corner)
     _write_legend(canvas, segments, (right, _GAP_PX), (legend_width, depth))
     try:
-        canvas.save(path, "PNG")
+        canvas.save(path, "PNG", compress_level=_COMPRESS_LEVEL)
     except OSError as error:
         raise StageError(f"cannot write the preview {path}: {error}") from error
 

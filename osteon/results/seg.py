@@ -41,6 +41,7 @@ def encode_segmentation(
     series_number: int = 900,
     series_description: str = "Osteon segmentation",
     content_label: str = "SEGMENTATION",
+    headers: Sequence[FrameHeader] | None = None,
 ) -> Dataset:
     """Encode a label map as one BINARY Segmentation instance.
 
@@ -63,6 +64,8 @@ def encode_segmentation(
         Series Number (0020,0011).
     series_description, content_label : str
         Series Description (LO) and Content Label (CS, at most 16 characters).
+    headers : sequence of FrameHeader, optional
+        What `read_frame_headers` said of the frames; they are read where it is absent.
 
     Returns
     -------
@@ -80,7 +83,7 @@ def encode_segmentation(
     ----------
     DICOM PS3.3 A.51 (Segmentation IOD); C.8.20.2 (Segmentation Image)
     """
-    headers = read_frame_headers(frames)
+    headers = read_frame_headers(frames) if headers is None else headers
     check_grid(headers, labels_zyx)
     _check_numbers(segments)
     found = find_frames(labels_zyx, len(segments))
