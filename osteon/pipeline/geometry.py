@@ -326,7 +326,7 @@ def _refuse_gaps(
         )
     raise VolumeError(
         f"Irregular slice spacing: {steps_mm[first]:.2f} mm {between}, where {usual_mm:.2f} mm is "
-        f"usual{more}"
+        f"usual{more}. Send the slices of each spacing as a series of their own"
     )
 
 
