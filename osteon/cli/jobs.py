@@ -1,6 +1,7 @@
 """``osteon jobs``: what the node works on, and what a person can do about it."""
 
 import getpass
+import sys
 import time
 from collections.abc import Callable, Collection
 from datetime import datetime
@@ -17,9 +18,10 @@ from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.names import jobs_named
 
 COLUMNS = (
-    *("id", "status", "progress", "instances", "route", "updated", "accession", "generation"),
-    *("series", "reason"),
+    *("id", "status", "progress", "instances", "route", "updated", "accession", "gen", "series"),
+    "reason",
 )
+_UID_TAIL = 12  # At a terminal; in a pipe and in JSON a UID is whole.
 
 
 @click.group(name="jobs", epilog=example("osteon jobs list"))
@@ -61,7 +63,7 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         write_json(job)
         return
-    for key in ("id", "status", "stage", "state", "attempt", "reason", "route", "model"):
+    for key in ("id", "status", "stage", "state", "reason", "route", "model"):
         click.echo(f"{key:<10}{printable(job[key])}")
     if job["shadow_of"]:
         click.echo(f"{'beside':<10}job {job['shadow_of']}: a shadow, which is sent to nobody")
@@ -141,12 +143,24 @@ def row_of(job: dict[str, Any]) -> tuple[object, ...]:
         f"{job['progress']:.0%}",
         job["instances"],
         job["route"],
-        local_time(job["updated"]),
+        _shown_time(job["updated"]),
         job["accession_number"],
         job["generation"],
-        job["series_instance_uid"],
+        _shown_uid(job["series_instance_uid"]),
         f"{job['reason']}{wait_of(job)}",
     )
+
+
+def _shown_time(iso: str) -> str:
+    """At a terminal a time of today is without its date."""
+    day, _, clock = local_time(iso).partition(" ")
+    today = datetime.now().astimezone().strftime("%Y-%m-%d")
+    return clock if sys.stdout.isatty() and day == today else f"{day} {clock}"
+
+
+def _shown_uid(uid: str) -> str:
+    whole = not sys.stdout.isatty() or len(uid) <= _UID_TAIL
+    return uid if whole else f"…{uid[-_UID_TAIL:]}"
 
 
 def wait_of(job: dict[str, Any], now: float | None = None) -> str:
@@ -190,7 +204,8 @@ def _write_shadow(shadow: dict[str, Any]) -> None:
 
 
 def _words(delivery: dict[str, Any]) -> str:
-    words = f"to {delivery['destination']}: {delivery['state']}, {delivery['attempts']} attempts"
+    times = "1 attempt" if delivery["attempts"] == 1 else f"{delivery['attempts']} attempts"
+    words = f"to {delivery['destination']}: {delivery['state']}, {times}"
     if delivery["next_attempt"]:
         words += f", next at {local_time(delivery['next_attempt'])}"
     return printable(f"{words}: {delivery['reason']}" if delivery["reason"] else words)

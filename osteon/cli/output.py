@@ -21,6 +21,7 @@ from rich.text import Text
 from osteon.errors import ConfigError
 
 SKIPPED_NAMED_MAX = 10
+WORDS_MIN = 40  # Columns of a terminal.
 
 
 def printable(value: object) -> str:
@@ -49,8 +50,10 @@ def write_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 def rich_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
     """Lay rows out for a terminal; nothing in them is taken as markup."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
+    for column in columns[:-1]:
         table.add_column(column, overflow="fold")
+    # The last one tells in words and takes what room there is.
+    table.add_column(columns[-1], overflow="fold", ratio=1, min_width=WORDS_MIN)
     for row in rows:
         table.add_row(*(Text(printable(value)) for value in row))
     return table

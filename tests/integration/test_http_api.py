@@ -550,7 +550,9 @@ def test_the_status_page_shows_a_job_in_a_real_browser(served: Served, tmp_path:
     )
     page = found.stdout
     assert "Job 1" in page
-    assert "encoded 1 segment" in page
+    assert "waits for pacs: others are sent first" in page
+    assert re.search(r'data-wait="">for \d+ s<', page), "how long it waits is told"
+    assert re.search(r">for \d+ s, \d+ s more at most<", page)
     assert "waits for 5 s without a new instance" in page
     assert "No worker runs" in page
     assert re.search(r'data-status="delivering"[^>]*><strong>1<', page)
