@@ -32,6 +32,13 @@ SAME_POSITION_MM = 0.01
 CORNER_TOLERANCE_MM = 0.004
 UNIT_LENGTH_TOLERANCE = 1e-3  # cosines written with three decimals
 
+# No patient is a kilometre away, and no CT pixel is smaller or larger than these: numbers beyond
+# would overflow, or make a volume of a size that nobody sent.
+COORDINATE_MM_MAX = 1e6
+PIXEL_SPACING_MM_MIN, PIXEL_SPACING_MM_MAX = 1e-3, 1e2
+# A tilt of 30 degrees moves the slices of a whole body by 2.4 times the field of view.
+SIDEWAYS_SIZES_MAX = 3.0
+
 NAMED_MAX = 5  # slices that one message names before it counts the rest
 
 Key = TypeVar("Key")
@@ -157,15 +164,20 @@ def order_slices(headers: Sequence[FrameHeader]) -> tuple[Geometry, tuple[FrameH
     _refuse_other_images(headers)
     _refuse_mixed_stacks(headers)
     row_spacing_mm, column_spacing_mm = _pixel_spacing_mm(headers)
-    orientation = _orientation(
-        headers, max(headers[0].rows * row_spacing_mm, headers[0].columns * column_spacing_mm)
-    )
+    size_mm = max(headers[0].rows * row_spacing_mm, headers[0].columns * column_spacing_mm)
+    orientation = _orientation(headers, size_mm)
     normal = np.cross(orientation[0], orientation[1])
     normal /= np.linalg.norm(normal)
     positions = np.array([header.position_mm for header in headers], np.float64)
     order = np.argsort(positions @ normal, kind="stable")
     ordered = tuple(headers[index] for index in order)
     step = _step(ordered, positions[order], normal)
+    sideways_mm = (len(ordered) - 1) * float(np.linalg.norm(step - step @ normal * normal))
+    if sideways_mm > SIDEWAYS_SIZES_MAX * size_mm:
+        raise VolumeError(
+            f"The slices move sideways by {sideways_mm:.0f} mm in all, but are {size_mm:.0f} mm "
+            "wide: this is no stack of one body"
+        )
     if not ordered[0].frame_of_reference_uid:
         raise VolumeError(
             "No Frame of Reference UID: a result could not be placed on these images. "
@@ -225,7 +237,9 @@ def _refuse_mixed_stacks(headers: Sequence[FrameHeader]) -> None:
         without = [
             header
             for header, (value, length) in zip(headers, lengths, strict=True)
-            if value is None or len(value) != length or not np.isfinite(value).all()
+            if value is None
+            or len(value) != length
+            or not (np.abs(value) <= COORDINATE_MM_MAX).all()
         ]
         if without:
             raise VolumeError(f"No valid {what} in {_names(without)}")
@@ -249,8 +263,11 @@ def _pixel_spacing_mm(headers: Sequence[FrameHeader]) -> tuple[float, float]:
     spacings_mm = np.array([header.pixel_spacing_mm for header in headers], np.float64)
     tolerance_mm = CORNER_TOLERANCE_MM / max(headers[0].rows, headers[0].columns)
     _one_within(headers, spacings_mm, tolerance_mm, "pixel spacings (mm)")
-    if (spacings_mm[0] <= 0).any():
-        raise VolumeError(f"Pixel Spacing {_numbers(spacings_mm[0])} is not positive")
+    if spacings_mm[0].min() < PIXEL_SPACING_MM_MIN or spacings_mm[0].max() > PIXEL_SPACING_MM_MAX:
+        raise VolumeError(
+            f"Pixel Spacing {_numbers(spacings_mm[0])} is no distance of CT pixels: "
+            f"{PIXEL_SPACING_MM_MIN:g} to {PIXEL_SPACING_MM_MAX:g} mm"
+        )
     return float(spacings_mm[0, 0]), float(spacings_mm[0, 1])
 
 

@@ -21,6 +21,8 @@ from osteon.pipeline.geometry import FrameHeader, Geometry, SourceFrame, order_s
 from osteon.pipeline.header import SourceInstance, read_header
 from osteon.pipeline.pixels import read_frames, to_hu
 
+HU_ABS_MAX = 1e6  # Extended scales, made for metal, end at some 65,000.
+
 __all__ = ["Geometry", "Slices", "SourceFrame", "Volume", "read_slices", "read_volume"]
 
 
@@ -166,4 +168,10 @@ def _decode(
                 f"{instance.pixels.name} has no valid Rescale Slope and Rescale Intercept: "
                 "its grey values cannot be turned into Hounsfield units"
             )
-        yield to_hu(stored_yx, *rescale, instance.pixels.padding, out, instance.pixels.bounds)
+        hu_yx = to_hu(stored_yx, *rescale, instance.pixels.padding, out, instance.pixels.bounds)
+        if hu_yx.dtype == np.float32 and not np.abs(hu_yx).max() <= HU_ABS_MAX:
+            raise VolumeError(
+                f"{instance.pixels.name}: Rescale Slope {rescale[0]:g} and Rescale Intercept "
+                f"{rescale[1]:g} give values beyond {HU_ABS_MAX:,.0f} HU"
+            )
+        yield hu_yx

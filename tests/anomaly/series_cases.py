@@ -281,7 +281,7 @@ ILLEGAL = {
         c.one(PixelSpacing=["1.5", "1.4"]), r"2 different pixel spacings \(mm\).*1.5\\1.4: image 8"
     ),
     "no Pixel Spacing": (c.every(PixelSpacing=None), "No valid Pixel Spacing in image 1,"),
-    "Pixel Spacing 0": (c.every(PixelSpacing=[0, 1.5]), "Pixel Spacing 0.* is not positive"),
+    "Pixel Spacing 0": (c.every(PixelSpacing=[0, 1.5]), "Pixel Spacing 0.* is no distance of CT"),
     "no Image Position": (
         c.one(ImagePositionPatient=None), r"No valid Image Position \(Patient\) in image 8"
     ),
@@ -290,6 +290,9 @@ ILLEGAL = {
     ),
     "Image Position not a number": (
         c.one(ImagePositionPatient=b"-30\\135\\nan"), r"No valid Image Position \(Patient\)"
+    ),
+    "Image Position beyond all numbers": (
+        c.placed(lambda i, _: [0, 0, i * 1e306]), r"No valid Image Position \(Patient\)"
     ),
     "Image Position infinite": (
         c.one(ImagePositionPatient=b"-30\\135\\inf"), r"No valid Image Position \(Patient\)"
@@ -307,6 +310,7 @@ ILLEGAL = {
         c.every(ImageOrientationPatient=[1, 0, 0, 0.1, 1, 0]), "not two unit vectors"
     ),
     "Rescale Slope 0": (c.one(RescaleSlope="0"), r"image 8 .* has no valid Rescale Slope"),
+    "Rescale Slope beyond all units": (c.one(RescaleSlope="1e30"), "values beyond 1,000,000 HU"),
     "Rescale Slope not a number": (c.one(RescaleSlope=b"NaN"), "no valid Rescale Slope"),
     "no Rescale Intercept": (c.one(RescaleIntercept=None), "no valid .* Rescale Intercept"),
     "no rescale on unsigned pixels": (

@@ -99,7 +99,7 @@ def placed(position: Callable[[int, NDArray[np.float64]], Any]) -> Change:
     def change(series: Series) -> Series:
         for index, ds in enumerate(series):
             before = np.array(ds.ImagePositionPatient, np.float64)
-            values = [f"{value:.6f}"[:16] for value in position(index, before)]
+            values = [_decimal(value) for value in position(index, before)]
             ds.ImagePositionPatient = values
         return series
 
@@ -338,6 +338,11 @@ def _macro(source: Dataset, name: str) -> Sequence:
         if keyword in source:
             item[keyword] = deepcopy(source[keyword])
     return Sequence([item])
+
+
+def _decimal(value: float) -> str:
+    """A decimal string of at most 16 characters (PS3.5 6.2)."""
+    return f"{value:.6f}"[:16] if abs(value) < 1e8 else f"{value:.8e}"
 
 
 def _with(ds: Dataset, values: dict[str, Any]) -> Dataset:

@@ -147,7 +147,11 @@ def test_one_odd_slice_is_refused_by_name_and_reason(change: dict[str, Any], rea
         ({"orientation": (1, 0, 0, 0, 0.9, 0)}, "not two unit vectors"),
         ({"orientation": (1, 0, 0, 1, 0, 0)}, "not two unit vectors"),
         ({"orientation": (0, 0, 0, 0, 0, 0)}, "not two unit vectors"),
-        ({"pixel_spacing_mm": (0.7, 0.0)}, "not positive"),
+        ({"pixel_spacing_mm": (0.7, 0.0)}, "no distance of CT pixels"),
+        ({"pixel_spacing_mm": (0.7, -0.7)}, "no distance of CT pixels"),
+        ({"pixel_spacing_mm": (1e-300, 0.7)}, "no distance of CT pixels"),
+        ({"pixel_spacing_mm": (0.7, 200.0)}, "no distance of CT pixels"),
+        ({"position_mm": (0.0, 0.0, 1e308)}, "No valid Image Position"),
         ({"pixel_spacing_mm": (0.7, float("nan"))}, "No valid Pixel Spacing"),
         ({"frame_of_reference_uid": ""}, "^No Frame of Reference UID"),
         ({"rows": 0}, "not between 1 and"),
@@ -198,6 +202,12 @@ def test_a_drift_that_no_single_step_shows_is_refused() -> None:
 def test_slices_that_move_sideways_are_refused() -> None:
     with pytest.raises(VolumeError, match="sideways"):
         order_slices(stack(5, (0, 6.0, 3.0)))
+
+
+def test_a_stack_that_walks_out_of_the_body_is_refused() -> None:
+    small = [replace(one, pixel_spacing_mm=(0.001, 0.001)) for one in stack(20, (0, 1.0, 3.0))]
+    with pytest.raises(VolumeError, match="move sideways by 19 mm in all, but are 1 mm wide"):
+        order_slices(small)
 
 
 def test_many_odd_slices_are_counted_not_listed() -> None:
