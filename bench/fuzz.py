@@ -2,6 +2,7 @@
 
     python bench/fuzz.py            100,000 PDUs and 10,000 data sets
     python bench/fuzz.py --quick    some of them, < 30 s
+    python bench/fuzz.py --stock    into pynetdicom's own path, scp.fast = false
     python bench/fuzz.py --seed N   the same ones again
 
 A receive role of its own is started; one table leaves, and exit code 1 where the role ended, hung,
@@ -31,10 +32,13 @@ FULL, QUICK = (100_000, 10_000), (1_500, 600)
 GROWTH_MAX = 1.5
 
 
-def run(pdus: int, datasets: int, seed: int, folder: Path, data: Path) -> dict[str, Catch]:
+def run(
+    pdus: int, datasets: int, seed: int, folder: Path, data: Path, *, fast: bool = True
+) -> dict[str, Catch]:
     """Fuzz a role that is started in a folder; recordings of real peers are in another."""
     streams = own_streams() + recorded_streams(data / "profuzzbench")
-    with Role(folder / "data").start() as role:
+    settings = {"OSTEON_SCP__FAST": str(fast).lower()}
+    with Role(folder / "data", settings=settings).start() as role:
         return {
             "PDUs": PduFuzzer(role, pdus, seed, streams).run(),
             "data sets": DataSetFuzzer(
@@ -70,6 +74,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} instead of {FULL}")
+    parser.add_argument("--stock", action="store_true", help="pynetdicom's own path")
     parser.add_argument("--pdus", type=int, help="how many PDUs")
     parser.add_argument("--datasets", type=int, help="how many data sets")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
@@ -80,7 +85,12 @@ def main() -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         caught = run(
-            args.pdus or pdus, args.datasets or datasets, args.seed, Path(folder), args.data
+            args.pdus or pdus,
+            args.datasets or datasets,
+            args.seed,
+            Path(folder),
+            args.data,
+            fast=not args.stock,
         )
         missed = failures(caught)
         if any("nobody foresaw" in failure for failure in missed):

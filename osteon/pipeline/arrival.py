@@ -113,10 +113,10 @@ class Arrival:
         except OSError as error:
             raise unwritable(error) from error
         self._unhashed.append(part)
-        if self._header is None:
-            self._header = self._reader.feed(part)
-            if self._header is not None:
-                self._check(self._header)
+        header = self._reader.feed(part)
+        if header is not None:
+            self._header = header
+            self._check(header)
         self._unchecked += len(part)
         if self._unchecked > SPACE_CHECK_BYTES:
             self._unchecked = 0
@@ -148,6 +148,7 @@ class Arrival:
         if self._header is None:
             self._header = self._reader.finish()
             self._check(self._header)
+        self._reader.end()
         self.settle()
         try:
             # After a crash, a draft that names the hash of its data set is known to be whole.

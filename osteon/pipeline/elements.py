@@ -13,11 +13,11 @@ from osteon.errors import UnparseableError
 
 ELEMENTS_MAX = 20_000  # Those of nested items included, as far as they must be walked.
 DEPTH_MAX = 16
-_UNDEFINED = 0xFFFFFFFF
+UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xE000, 0xE00D, 0xE0DD  # Of group FFFE, PS3.5 7.5
 # PS3.5 7.1.2: a length of two bytes, or two reserved bytes and a length of four.
-_SHORT_VR = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
-_LONG_VR = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+SHORT_VR = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+LONG_VR = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 
 
 class End(Enum):
@@ -30,10 +30,17 @@ class End(Enum):
 
 @dataclass
 class Walk:
-    """What was found, and where the walk ended."""
+    """What was found, and where the walk ended.
+
+    Attributes
+    ----------
+    at : int
+        Of one that ended between two elements: where the next one begins, in bytes.
+    """
 
     values: dict[int, bytes] = field(default_factory=dict)
     end: End = End.WHOLE
+    at: int = 0
 
 
 class _CutError(Exception):
@@ -71,7 +78,8 @@ def walk(
     """
     found = Walk()
     try:
-        _Walker(data, implicit=implicit, little=little).collect(found.values, wanted, until_group)
+        walker = _Walker(data, implicit=implicit, little=little)
+        found.at = walker.collect(found.values, wanted, until_group)
     except _CutError:
         found.end = End.CUT
     except _OddError:
@@ -89,20 +97,20 @@ class _Walker:
         self._length = struct.Struct(order + "I").unpack_from
         self._left = ELEMENTS_MAX
 
-    def collect(self, values: dict[int, bytes], wanted: frozenset[int], until_group: int) -> None:
+    def collect(self, values: dict[int, bytes], wanted: frozenset[int], until_group: int) -> int:
         data, end, at = self._data, len(self._data), 0
         explicit, read = not self._implicit, self._explicit_header
         while at + 8 <= end:
             # What `_header` does, without a call for each element of the most frequent kind.
-            if explicit and data[at + 4 : at + 6] in _SHORT_VR:
+            if explicit and data[at + 4 : at + 6] in SHORT_VR:
                 group, element, _, length = read(data, at)
                 start = at + 8
                 self._count()
             else:
                 group, element, start, length = self._header(at, implicit=self._implicit)
             if group >= until_group:
-                return
-            if length == _UNDEFINED:
+                return at
+            if length == UNDEFINED:
                 at = self._after_sequence(start, at, DEPTH_MAX)
                 continue
             at = start + length
@@ -113,6 +121,7 @@ class _Walker:
                 values[tag] = data[start:at]
         if at != end:
             raise _CutError
+        return at
 
     def _count(self) -> None:
         self._left -= 1
@@ -127,9 +136,9 @@ class _Walker:
                 group, element, length = self._implicit_header(self._data, at)
                 return group, element, at + 8, length
             group, element, vr, length = self._explicit_header(self._data, at)
-            if vr in _SHORT_VR:
+            if vr in SHORT_VR:
                 return group, element, at + 8, length
-            if vr in _LONG_VR:
+            if vr in LONG_VR:
                 return group, element, at + 12, self._length(self._data, at + 8)[0]
         except struct.error:
             raise _CutError from None
@@ -147,7 +156,7 @@ class _Walker:
                 raise _OddError
             if element == _SEQUENCE_END:
                 return at
-            at = self._after_item(at, depth) if length == _UNDEFINED else at + length
+            at = self._after_item(at, depth) if length == UNDEFINED else at + length
 
     def _after_item(self, at: int, depth: int) -> int:
         while True:
@@ -157,5 +166,5 @@ class _Walker:
                     raise _OddError
                 return start
             _, _, start, length = self._header(at, implicit=self._implicit)
-            undefined = length == _UNDEFINED
+            undefined = length == UNDEFINED
             at = self._after_sequence(start, at, depth - 1) if undefined else start + length

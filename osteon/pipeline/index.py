@@ -31,6 +31,7 @@ from pydicom.uid import (
 
 from osteon.errors import InvalidUIDError, UnparseableError
 from osteon.pipeline.elements import ELEMENTS_MAX, End, Walk, walk
+from osteon.pipeline.extent import Extent
 
 HEADER_BYTES_MAX = 8 * 2**20  # Of a deflated data set, inflated; no header is longer.
 _HEADER_BYTES = 64 * 1024  # Most are shorter; where not, four times as much is looked at next.
@@ -129,7 +130,7 @@ class Header:
 
 
 class HeaderReader:
-    """Take the bytes of a data set as they come, until its header is known.
+    """Take the bytes of a data set as they come; its header is known before the pixels are.
 
     Parameters
     ----------
@@ -141,6 +142,8 @@ class HeaderReader:
         self._syntax = str(transfer_syntax_uid)
         self._held = bytearray()
         self._enough = _HEADER_BYTES
+        self._is_known = False
+        self._extent: Extent | None = None
 
     def feed(self, part: bytes | memoryview) -> Header | None:
         """Take the next bytes and return the header as soon as enough of them have come.
@@ -154,27 +157,45 @@ class HeaderReader:
         InvalidUIDError
             One of these UIDs breaks PS3.5 9.1.
         """
-        at = 0
-        while at < len(part):
+        header, at = None, 0
+        while at < len(part) and not self._is_known:
             taken = part[at : at + self._enough - len(self._held)]
             self._held += taken
             at += len(taken)
-            if self._enough == HEADER_BYTES_MAX == len(self._held):
-                return self.finish()
             if len(self._held) == self._enough:
-                head = _Head(self._inflated(), self._syntax)
-                found = head.walk()
-                if found.end is End.WHOLE:
-                    return self._read(head, found)
+                header = self._attempt()
                 self._enough = min(4 * self._enough, HEADER_BYTES_MAX)
-        return None
+        if self._extent is not None and at < len(part):
+            self._extent.follow(part[at:])
+        return header
 
     def finish(self) -> Header:
         """Return the header, since no more bytes will come; errors as in `feed`."""
         head = _Head(self._inflated(), self._syntax)
         return self._read(head, head.walk())
 
+    def end(self) -> None:
+        """Take the end of the data set, after its header.
+
+        Raises
+        ------
+        UnparseableError
+            It ends in the middle of a value.
+        """
+        if self._extent is not None:
+            self._extent.end()
+
+    def _attempt(self) -> Header | None:
+        head = _Head(self._inflated(), self._syntax)
+        found = head.walk()
+        is_enough = found.end is End.WHOLE or self._enough == HEADER_BYTES_MAX
+        return self._read(head, found) if is_enough else None
+
     def _read(self, head: "_Head", found: Walk) -> Header:
+        self._is_known = True
+        if found.end is End.WHOLE and self._syntax != _DEFLATED:
+            self._extent = Extent(found.at, implicit=head.implicit, little=head.little)
+            self._extent.follow(head.raw)
         texts = _plain_texts(found)
         if texts is None:
             with _pydicom(f"transfer syntax {self._syntax}"):

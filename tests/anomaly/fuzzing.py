@@ -5,6 +5,7 @@ which the role was hurt. Used by ``bench/fuzz.py`` and the test beside this file
 """
 
 import random
+import select
 import socket
 import tempfile
 import threading
@@ -19,10 +20,11 @@ from tests.anomaly.evidence import broken_promises
 from tests.anomaly.mutations import SYNTAXES, UID, Mutator, own_dataset
 from tests.anomaly.role import Role
 from tests.anomaly.sender import SUCCESS, Instance
-from tests.dicom_peer import CT, AbortedError, RawPeer
+from tests.dicom_peer import CT, AbortedError, RawPeer, RejectedError
 
 THREADS = 3
 HANG_S = 10.0  # A connection that nothing more comes over is over long before.
+ANSWER_S = 0.2  # To an A-ASSOCIATE-RQ, if it is one.
 WATCH_S = 0.5
 WARM_UP = 0.02  # Of all, before the memory is what it is compared with.
 CONTEXTS_MAX = 100
@@ -121,20 +123,20 @@ class PduFuzzer(_Fuzzer):
         mutator = Mutator(chance)
         goes_on = True
         while goes_on:
-            stream, broken = self._stream(chance, mutator)
+            pdus, broken = self._stream(chance, mutator)
             started = time.monotonic()
             try:
-                answer = self._exchange(stream)
+                answer = self._exchange(pdus)
             except TimeoutError:
-                self.fail(f"the connection was left open for {HANG_S:g} s", stream)
+                self.fail(f"the connection was left open for {HANG_S:g} s", b"".join(pdus))
                 return
             except ConnectionRefusedError:
-                self.fail("nobody listens any more", stream)
+                self.fail("nobody listens any more", b"".join(pdus))
                 return
             goes_on = self.note(broken, answer, time.monotonic() - started)
 
-    def _stream(self, chance: random.Random, mutator: Mutator) -> tuple[bytes, int]:
-        """A stream, and how many of its PDUs are broken."""
+    def _stream(self, chance: random.Random, mutator: Mutator) -> tuple[list[bytes], int]:
+        """PDUs, and how many of them are broken."""
         pdus = list(chance.choice(self._streams))
         is_early = chance.random() < 0.2  # Else the association is accepted, and more is reached.
         broken = 0
@@ -144,20 +146,25 @@ class PduFuzzer(_Fuzzer):
                 broken += pdus[at] != pdu
         if chance.random() < 0.1:
             chance.shuffle(pdus)
-        return b"".join(pdus), broken
+        return pdus, broken
 
-    def _exchange(self, stream: bytes) -> str:
-        """Send it, end, and read what kinds of PDUs come back until the connection is closed."""
-        kinds = set()
+    def _exchange(self, pdus: Sequence[bytes]) -> str:
+        """Send them, end, and read what kinds of PDUs come back until the connection is closed.
+
+        As the Standard wants it, the first one is answered before the others follow, if at all.
+        """
+        kinds, answer = set(), b""
         with socket.create_connection(("127.0.0.1", self.role.port), HANG_S) as sock:
             try:
-                sock.sendall(stream)
+                sock.sendall(pdus[0])
+                if select.select([sock], [], [], ANSWER_S)[0]:
+                    answer = sock.recv(65536)
+                sock.sendall(b"".join(pdus[1:]))
                 sock.shutdown(socket.SHUT_WR)
             except TimeoutError:
                 raise
             except OSError:  # It was closed by the other side already.
                 pass
-            answer = b""
             with suppress(ConnectionError):
                 while chunk := sock.recv(65536):
                     answer += chunk
@@ -200,6 +207,12 @@ class DataSetFuzzer(_Fuzzer):
         return self.finish()
 
     def _peer(self) -> RawPeer:
-        if not hasattr(self, "_open_peer"):
-            self._open_peer = RawPeer(self.role.port, self._contexts, timeout_s=HANG_S)
+        deadline = time.monotonic() + HANG_S
+        while not hasattr(self, "_open_peer"):
+            try:
+                self._open_peer = RawPeer(self.role.port, self._contexts, timeout_s=HANG_S)
+            except RejectedError:  # Those of broken PDUs are still ending.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
         return self._open_peer

@@ -15,9 +15,12 @@ PDUS, DATASETS = 800, 500
 GROWTH_MAX = 1.5
 
 
-@pytest.fixture(scope="module")
-def role(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Role]:
-    with Role(tmp_path_factory.mktemp("fuzz") / "data").start() as role:
+@pytest.fixture(scope="module", params=["true", "false"], ids=["fast", "stock"])
+def role(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Role]:
+    settings = {"OSTEON_SCP__FAST": request.param}
+    with Role(tmp_path_factory.mktemp("fuzz") / "data", settings=settings).start() as role:
         yield role
 
 

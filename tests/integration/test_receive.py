@@ -108,6 +108,19 @@ def test_uids_that_differ_from_the_command_are_a_mismatch(
     assert node.files() == []
 
 
+def test_a_data_set_that_was_cut_off_cannot_be_understood(node: Node, peer: RawPeer) -> None:
+    """Pixels were lost on the way: the sender must learn of it, and keep its instance."""
+    ds = ct_slice(rows=256)
+    raw = encoded(ds)
+
+    status, comment = peer.store(raw[:-1000], str(ds.SOPInstanceUID))
+
+    assert status == 0xC000
+    assert comment.startswith("the data set is cut off")
+    assert node.files() == []
+    assert peer.send_ct(ds)[0] == 0x0000
+
+
 @pytest.mark.parametrize("dataset", [b"", b"no data set at all", b"\xff" * 3000, b"\x08\0\x05\0CS"])
 def test_what_is_no_data_set_cannot_be_understood(
     node: Node, peer: RawPeer, dataset: bytes
