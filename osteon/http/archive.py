@@ -88,7 +88,10 @@ def inflate(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[bytes]
 
 
 class _BoundedReads(io.RawIOBase):
-    """A file that refuses to be read in one piece larger than a zip's directory may be."""
+    """A file that refuses pieces larger than a zip's directory may be, and places before its start.
+
+    A directory that is damaged names both; the system's own error would look like a broken disk.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -100,6 +103,8 @@ class _BoundedReads(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_SET and offset < 0:
+            raise zipfile.BadZipFile(f"its directory names the place {offset}")
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:

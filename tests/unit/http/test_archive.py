@@ -3,6 +3,7 @@
 import io
 import struct
 import zipfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -97,3 +98,16 @@ def test_broken_bytes_are_refused_and_never_raise_anything_else(data: st.DataObj
                     list(inflate(archive, entry))
     except (UnparseableError, HTTPException):
         return
+
+
+def test_a_member_that_begins_before_the_file_is_damaged(tmp_path: Path) -> None:
+    raw = bytearray(SMALL)
+    (offset,) = struct.unpack_from("<L", raw, len(raw) - 6)
+    struct.pack_into("<L", raw, len(raw) - 6, offset + 1000)
+    (tmp_path / "x.zip").write_bytes(raw)
+    with (
+        (tmp_path / "x.zip").open("rb") as file,
+        open_archive(file, len(raw), inflated_max=GIGABYTE) as archive,
+        pytest.raises(UnparseableError, match="names the place -1000"),
+    ):
+        b"".join(inflate(archive, archive.infolist()[0]))
