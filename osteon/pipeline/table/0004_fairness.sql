@@ -12,6 +12,7 @@ CREATE INDEX job_waiting ON job (stage, priority, admitted, id) WHERE state = 'w
 DROP INDEX job_inside;
 CREATE INDEX job_inside ON job (priority) WHERE stage IN ('prediction', 'boneseg', 'encode') AND state IN ('waiting', 'running', 'backoff');
 DROP INDEX job_admitted;
+CREATE INDEX series_over ON series (last, id) WHERE state = 'complete';
 CREATE INDEX job_over ON job (state, id) WHERE state IN ('done', 'failed', 'rejected', 'cancelled', 'superseded');
 CREATE INDEX job_open ON job (id, stage, state) WHERE state IN ('waiting', 'running', 'backoff');
 

@@ -1,12 +1,14 @@
 """Rows of what is over and old enough to go; called by `osteon.pipeline.purge`."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from osteon.pipeline.table.connection import Table
+from osteon.pipeline.table.connection import Row, Table
 
+_PAGE = 1000
 # All generations of a series go together, since they share instances.
 _OVER = (
-    " FROM series AS one WHERE {which} GROUP BY series_instance_uid"
+    " FROM series AS one WHERE series_instance_uid = :uid GROUP BY series_instance_uid"
     " HAVING max(state = 'receiving') = 0 AND max(last) < :before"
     " AND NOT EXISTS (SELECT 1 FROM series JOIN job ON job.series_id = series.id"
     " WHERE series.series_instance_uid = one.series_instance_uid"
@@ -43,25 +45,43 @@ class Holding:
     job_ids: tuple[int, ...]
 
 
-def over(table: Table, before: float) -> list[str]:
-    """Return the series of which nothing has happened or is to happen since a time.
+def over(table: Table, before: float) -> Iterator[str]:
+    """Yield the series of which nothing has happened or is to happen since a time, oldest first.
 
     Parameters
     ----------
     before : float
         Seconds since 1970.
     """
-    rows = table.rows(
-        f"SELECT series_instance_uid AS uid{_OVER.format(which='true')} ORDER BY min(id)",
-        {"before": before},
+    last, last_id = 0.0, 0
+    while True:
+        page = table.rows(
+            "SELECT id, last, series_instance_uid AS uid FROM series INDEXED BY series_over"
+            " WHERE state = 'complete' AND last < ? AND (last, id) > (?, ?)"
+            " ORDER BY last, id LIMIT ?",
+            (before, last, last_id, _PAGE),
+        )
+        if not page:
+            return
+        last, last_id = page[-1]["last"], page[-1]["id"]
+        for row in page:
+            if _is_newest(table, row) and is_over(table, row["uid"], before):
+                yield row["uid"]
+
+
+def _is_newest(table: Table, row: Row) -> bool:
+    """Return whether a series has no later generation, with which it is looked at."""
+    newest = table.row(
+        "SELECT id FROM series WHERE series_instance_uid = ? ORDER BY generation DESC LIMIT 1",
+        (row["uid"],),
     )
-    return [row["uid"] for row in rows]
+    return newest is not None and newest["id"] == row["id"]
 
 
 def is_over(table: Table, series_instance_uid: str, before: float) -> bool:
     """Return whether that still holds of one series."""
     rows = table.rows(
-        f"SELECT 1{_OVER.format(which='series_instance_uid = :uid')}",
+        f"SELECT 1{_OVER}",
         {"before": before, "uid": series_instance_uid},
     )
     return bool(rows)

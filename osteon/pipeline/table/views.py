@@ -21,6 +21,7 @@ from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.waits import Wait, Waits
 
 INPUTS, RESULTS = "inputs", "results"
+_LAST_CHARACTER = "\U0010ffff"  # Behind every other, in UTF-8 too.
 _JOBS = (
     "SELECT job.*, series.series_instance_uid, series.study_instance_uid, series.generation,"
     " series.instances, series.accession_number, series.patient_id, series.modality,"
@@ -32,6 +33,15 @@ _JOBS = (
 )
 
 
+# The words of the schema's partial indices, which hold for nothing but these words.
+_OPEN = (
+    "SELECT id FROM job INDEXED BY job_open WHERE id < :before"
+    " AND state IN ('waiting', 'running', 'backoff')"
+)
+_OVER = (
+    "SELECT id FROM job INDEXED BY job_over WHERE id < :before"
+    " AND state IN ('done', 'failed', 'rejected', 'cancelled', 'superseded')"
+)
 _PAIRS_OF: dict[Status, list[tuple[Stage, State]]] = {
     status: [(a, b) for a in Stage for b in State if status_of(a, b) is status] for status in Status
 }
@@ -94,7 +104,7 @@ def jobs(
     found = [_predict_series(waits, row) for row in _receiving(table, limit)] if shown else []
     ids = _newest(table, status, before or 2**62, limit - len(found))
     marks = ", ".join("?" * len(ids))
-    rows = table.rows(f"{_JOBS} WHERE job.id IN ({marks}) ORDER BY job.id DESC", ids)
+    rows = table.rows(f"{_JOBS} WHERE job.id IN ({marks}) ORDER BY job.id DESC", ids) if ids else []
     return found + [_summary(waits, job) for job in rows]
 
 
@@ -105,15 +115,12 @@ def _newest(table: Table, status: Status | None, before: int, limit: int) -> lis
     else:
         pairs = _PAIRS_OF[status]
         asked = [
-            f"SELECT id FROM job WHERE state = '{state.value}' AND id < :before"  # noqa: S608 - enum
+            f"{_OVER} AND state = '{state.value}'"
             for state in sorted({state for _, state in pairs if state.final})
         ]
         places = ", ".join(f"('{a.value}', '{b.value}')" for a, b in pairs if not b.final)
         if places:
-            asked.append(
-                "SELECT id FROM job INDEXED BY job_open WHERE id < :before AND state IN"  # noqa: S608 - enum
-                f" ('waiting', 'running', 'backoff') AND (stage, state) IN (VALUES {places})"
-            )
+            asked.append(f"{_OPEN} AND (stage, state) IN (VALUES {places})")
     union = " UNION ALL ".join(
         f"SELECT * FROM ({one} ORDER BY id DESC LIMIT :limit)"  # noqa: S608 - from above
         for one in asked
@@ -139,8 +146,9 @@ def files(
     rows = _input_files(table, prefix, limit, after) if not after.startswith(RESULTS) else []
     if len(rows) < limit:
         rows += table.rows(
-            "SELECT * FROM result WHERE substr(path, 1, ?) = ? AND path > ? ORDER BY path LIMIT ?",
-            (len(prefix), prefix, after, limit - len(rows)),
+            "SELECT * FROM result WHERE path >= ?1 AND path < ?1 || ?2 AND path > ?3"
+            " ORDER BY path LIMIT ?4",
+            (prefix, _LAST_CHARACTER, after, limit - len(rows)),
         )
     keys = ("path", "size", "media_type", "sha256")
     return [{k: row[k] for k in keys} | {"created": iso(row["created"])} for row in rows]
@@ -364,7 +372,9 @@ def _delivery(delivery: Row) -> dict[str, Any]:
 
 def _receiving(table: Table, limit: int) -> list[Row]:
     return table.rows(
-        "SELECT * FROM series WHERE state = 'receiving' ORDER BY id DESC LIMIT ?", (limit,)
+        "SELECT * FROM series INDEXED BY series_due WHERE state = 'receiving'"
+        " ORDER BY id DESC LIMIT ?",
+        (limit,),
     )
 
 
@@ -382,18 +392,14 @@ def _input_files(table: Table, prefix: str, limit: int, after: str) -> list[Row]
     last = (*after.removesuffix(".dcm").split("/"), "", "")
     found = table.rows(
         "SELECT *, max(id) FROM instance WHERE (series_instance_uid, sop_instance_uid) > (?, ?)"
-        " AND series_instance_uid >= ? AND substr(series_instance_uid, 1, ?) = ?"
-        " AND (NOT ? OR series_instance_uid = ?)"
+        " AND series_instance_uid BETWEEN ? AND ?"
         " AND substr(sop_instance_uid || '.dcm', 1, ?) = ?"
         " GROUP BY series_instance_uid, sop_instance_uid LIMIT ?",
         (
             last[1],
             last[2],
             series,
-            len(series),
-            series,
-            whole_series,
-            series,
+            series if whole_series else series + _LAST_CHARACTER,
             len(instance),
             instance,
             limit,

@@ -124,7 +124,7 @@ def test_counts_that_were_there_before_the_triggers_are_taken_over(table):
         table.change(f"DROP TABLE {table_name}")
     table.change("DROP INDEX job_waiting")
     table.change("CREATE INDEX job_waiting ON job (id)")
-    for index in ("job_line", "job_inside", "job_over", "job_open"):
+    for index in ("job_line", "job_inside", "job_over", "job_open", "series_over"):
         table.change(f"DROP INDEX {index}")
     table.change("CREATE INDEX job_line ON job (id)")
     table.change("CREATE INDEX job_inside ON job (id)")

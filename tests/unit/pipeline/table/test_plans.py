@@ -4,7 +4,17 @@ import re
 
 import pytest
 
-from osteon.pipeline.table import deliveries, jobs, lines, reception, series, shares, views
+from osteon.pipeline.job import Status
+from osteon.pipeline.table import (
+    deliveries,
+    jobs,
+    lines,
+    purging,
+    reception,
+    series,
+    shares,
+    views,
+)
 from tests.pipeline_parts import ct_slice
 from tests.unit.pipeline.table.rows import add_series, delivering, results_of, running_encode
 
@@ -68,6 +78,32 @@ PLANS = {
     "count_waiting": (lambda t, j: views.count_waiting(t), ""),
     "outputs": (lambda t, j: lines.outputs(t, 1), "PRIMARY KEY"),
 }
+
+
+VIEWS = {
+    "jobs": views.jobs,
+    "predict": lambda t: views.predict(t, "1"),
+    "predict, a series": lambda t: views.predict(t, "1.2.3.9"),
+    "trace": lambda t: views.trace(t, "A1"),
+    "files of a series": lambda t: views.files(t, "inputs/1.2.3.1/"),
+    "files of some series": lambda t: views.files(t, "inputs/1.2"),
+    "files of a job": lambda t: views.files(t, "results/1/"),
+    "purge": lambda t: list(purging.over(t, 9e9)),
+    **{f"jobs, {s}": lambda t, s=s: views.jobs(t, status=s) for s in Status},
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_what_people_ask_for_goes_through_an_index(table, filled, name):
+    for plan in plans_of(table, lambda: VIEWS[name](table)):
+        scanned = re.findall(r"SCAN (\w+)(?! USING)(?: \||$)", plan)
+        assert not {"job", "series", "instance", "result", "delivery", "transition"} & set(scanned)
+
+
+def test_files_of_one_series_are_bounded_at_both_ends(table, filled):
+    for name in ("files of a series", "files of a job"):
+        plans = plans_of(table, lambda name=name: VIEWS[name](table))
+        assert any(re.search(r"SEARCH \w+ USING INDEX.*>.*<", plan) for plan in plans), plans
 
 
 @pytest.mark.parametrize("name", PLANS)
