@@ -75,7 +75,8 @@ class RouteSettings(Section):
     )
     match: dict[str, Condition] = Field(
         default_factory=dict,
-        description="Conditions on keywords of PS3.6 and on `instances`; all must hold.",
+        description="Conditions on keywords of PS3.6 and on `instances`, of which a multi-frame one"
+        " counts as its frames; all must hold.",
     )
 
     @field_validator("shadow", mode="before")

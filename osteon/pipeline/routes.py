@@ -1,7 +1,8 @@
 """Routes: which series becomes a job. Headers and routes enter; decisions with their reason leave.
 
 Pure functions: the observer calls them when a series is complete, ``osteon routes test`` with the
-headers of a folder, ``osteon routes diff`` with the series on record. Patterns are searched, never evaluated as code.
+headers of a folder, ``osteon routes diff`` with the series on record. Patterns are searched, never
+evaluated as code.
 """
 
 import re
@@ -103,7 +104,7 @@ def _ask(route: RouteSettings, candidate: Candidate) -> Decision:
         return Decision(route, False, why)
     for keyword, condition in route.match.items():
         values = (
-            [str(candidate.instances)]
+            [str(_images(candidate))]
             if keyword == INSTANCES
             else list(candidate.values.get(keyword, ()))
         )
@@ -111,6 +112,12 @@ def _ask(route: RouteSettings, candidate: Candidate) -> Decision:
         if fault is not None:
             return Decision(route, False, fault)
     return Decision(route, True, "every condition holds" if route.match else "no condition")
+
+
+def _images(candidate: Candidate) -> int:
+    """Count the images of a series: a multi-frame instance holds as many as it has frames."""
+    frames = next(iter(candidate.values.get("NumberOfFrames", ())), "")
+    return candidate.instances * (int(frames) if frames.isdecimal() else 1)
 
 
 def _fault(keyword: str, condition: Condition, values: list[str]) -> str | None:

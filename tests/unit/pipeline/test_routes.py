@@ -150,3 +150,12 @@ def test_one_series_of_a_study_is_chosen_whatever_their_order(series, candidates
     route = RouteSettings(name="r", series=series)
     assert choose(route, candidates).series_instance_uid == chosen
     assert choose(route, candidates[::-1]).series_instance_uid == chosen
+
+
+def test_a_multiframe_instance_counts_as_its_frames():
+    whole = candidate(instances=1, NumberOfFrames=["47"])
+    (decision,) = decide([DEFAULT_ROUTE], whole)
+    assert decision.taken
+    single = candidate(instances=1, NumberOfFrames=["x"])
+    (decision,) = decide([DEFAULT_ROUTE], single)
+    assert decision.why == "instances is 1, below 2"
