@@ -12,6 +12,7 @@ out, which must be caught. One table leaves, and exit code 1 where anything is n
 
 import argparse
 import itertools
+import logging
 import random
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import structlog
 from rich.console import Console
 from rich.table import Table
 
@@ -135,6 +137,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     args = parser.parse_args()
     print(f"seed {args.seed}", flush=True)
+    # What is recovered after each cut is told by the judge, in this process.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         rows = run(QUICK if args.quick else args.faults, args.seed, Path(folder).resolve())
     show(rows, args.seed)

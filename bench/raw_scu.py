@@ -12,6 +12,7 @@ import collections
 import json
 import selectors
 import socket
+import ssl
 import statistics
 import struct
 import time
@@ -98,6 +99,7 @@ class Association:
         called: str,
         contexts: Sequence[tuple[str, str]],
         nagle: bool,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.sock = socket.create_connection(address, timeout=CONNECT_S)
         self.contexts = {context: 2 * at + 1 for at, context in enumerate(contexts)}
@@ -107,6 +109,8 @@ class Association:
         self._received = bytearray()
         try:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, not nagle)
+            if tls is not None:
+                self.sock = tls.wrap_socket(self.sock)
             self.sock.sendall(pdus.associate_request(called, self.contexts))
             self.pdu_bytes_max = pdus.accepted_pdu_bytes(*self.receive(), self.contexts)
         except BaseException:
@@ -128,13 +132,16 @@ class Association:
         try:
             while self.unsent:
                 self.unsent = self.unsent[self.sock.send(self.unsent) :]
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantWriteError):
             return False
         return True
 
     def receive_some(self) -> tuple[int, bytes] | None:
         """Read what is there; the PDU where it is whole."""
-        data = self.sock.recv(RECEIVE_BYTES)
+        try:
+            data = self.sock.recv(RECEIVE_BYTES)
+        except ssl.SSLWantReadError:  # It was a matter of TLS alone.
+            return None
         if not data:
             raise ConnectionError("the peer closed the connection")
         self._received += data
@@ -183,12 +190,14 @@ def associated(
     *,
     count: int = 1,
     nagle: bool = False,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[list[Association]]:
     """Open associations; they are released at the end, or cut where something went wrong."""
     opened: list[Association] = []
     try:
         for _ in range(count):
-            opened.append(Association(address, called, contexts, nagle))  # noqa: PERF401 - closed below
+            assoc = Association(address, called, contexts, nagle, tls)
+            opened.append(assoc)
         yield opened
         for assoc in opened:
             if assoc.sock.fileno() >= 0:
@@ -205,6 +214,7 @@ def send(
     *,
     associations: int = 1,
     nagle: bool = False,
+    tls: ssl.SSLContext | None = None,
     seconds: float = float("inf"),
     deadline_s: float = 120.0,
 ) -> Report:
@@ -212,6 +222,8 @@ def send(
 
     Parameters
     ----------
+    tls : ssl.SSLContext, optional
+        Of a client with a certificate.
     seconds : float
         After this long no further message is started.
     deadline_s : float
@@ -224,7 +236,7 @@ def send(
     """
     contexts = sorted({(i.sop_class_uid, i.transfer_syntax_uid) for i in instances})
     report = Report(associations)
-    with associated(address, called, contexts, count=associations, nagle=nagle) as opened:
+    with associated(address, called, contexts, count=associations, nagle=nagle, tls=tls) as opened:
         for at, assoc in enumerate(opened):
             assoc.encode(instances[at::associations])
             assoc.sock.setblocking(False)

@@ -41,6 +41,7 @@ SLOW_PER_S = 100.0  # Receivers below it are sent fewer instances by DCMTK's sen
 WARM_UP = 8  # Instances that are sent before anything is timed.
 DEADLINE_S = 60.0
 ECHOES, ECHO_S = 300, 0.5
+TLS_COUNTS = ((CT, 0, (1, 4)),)
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,9 @@ class Bench:
         self._about = {"receiver": name, "round": round_}
         try:
             with running(name, self.folder / "receiver") as receiver:
-                sent = sum(self._send_all(receiver)) + sum(self._send_with_dcmtk(receiver))
+                sent = sum(self._send_all(receiver))
+                if receiver.is_plain:
+                    sent += sum(self._send_with_dcmtk(receiver))
                 self._echo(receiver)
                 if receiver.held() != sent:
                     raise OSError(f"{sent} instances acknowledged, {receiver.held()} held")
@@ -126,7 +129,7 @@ class Bench:
 
     def _send_all(self, receiver: Receiver) -> Iterator[int]:
         yield len(self._send(receiver, CT, 1, WARM_UP).acks_s)
-        for kind, _, all_associations in self.plan.counts:
+        for kind, _, all_associations in self.plan.counts if receiver.is_plain else TLS_COUNTS:
             for associations in all_associations:
                 os.sync()  # What others left to be written is not for this run to wait for.
                 before_s, others = receiver.cpu_s(), _Others()
@@ -150,6 +153,7 @@ class Bench:
             receiver.ae_title,
             [i.renamed(RUN, run) for i in self.instances[kind.name][:count]],
             associations=associations,
+            tls=receiver.tls,
             seconds=self.plan.seconds,
             deadline_s=DEADLINE_S,
         )
@@ -197,7 +201,9 @@ class Bench:
 
     def _echo(self, receiver: Receiver) -> None:
         address = (HOST, receiver.port(1))
-        with raw_scu.associated(address, receiver.ae_title, raw_scu.ECHO) as opened:
+        with raw_scu.associated(
+            address, receiver.ae_title, raw_scu.ECHO, tls=receiver.tls
+        ) as opened:
             took_s = raw_scu.echo(opened[0], ECHOES, ECHO_S)
         self._note("echo", echo_ms_p50=round(1000 * statistics.median(took_s), 4))
 
@@ -208,7 +214,10 @@ class Bench:
             for name in names:
                 receiver = stack.enter_context(running(name, self.folder / name))
                 address = (HOST, receiver.port(1))
-                stack.enter_context(raw_scu.associated(address, receiver.ae_title, raw_scu.ECHO))
+                associated = raw_scu.associated(
+                    address, receiver.ae_title, raw_scu.ECHO, tls=receiver.tls
+                )
+                stack.enter_context(associated)
                 receivers[name] = receiver
             time.sleep(1.0)  # Until what the start left to do is done.
             before_s = {name: receiver.run_s() for name, receiver in receivers.items()}

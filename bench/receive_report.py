@@ -16,7 +16,8 @@ from rich.table import Table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 HEADING = "## Receiving"
-NODELAY, SYNCED = "dcmtk-nodelay", "pynetdicom-sync"
+NODELAY, SYNCED, NOTHING = "dcmtk-nodelay", "pynetdicom-sync", "nothing"
+TLS = ("osteon-tls12", "osteon-tls13")
 MEDIANS = ("instances_per_s", "mb_per_s", "ack_ms_p50", "ack_ms_p99", "cpu_ms")
 ALL_ASSOCIATIONS = (1, 4, 16)
 
@@ -95,7 +96,9 @@ class Summary:
             theirs = [self._sent_by(sender, name) for name in (NODELAY, "dcmtk")]
             best = max((value for value in theirs if value), default=None)
             value = _ratio(self._sent_by(sender, "osteon"), best)
-            asked.append(Target(f"{sender}: rate ÷ better DCMTK storescp", value, 2.0))
+            most = _ratio(self._sent_by(sender, NOTHING), best)
+            words = f"{sender}: rate ÷ better DCMTK storescp; a receiver that keeps nothing:"
+            asked.append(Target(f"{words} {_shown(most)}", value, 2.0))
         for n in (1, 4):
             value = _ratio(cpu("osteon", n), cpu(NODELAY, n))
             words = f"{n} association{'s' * (n > 1)}: CPU per instance ÷ DCMTK NODELAY"
@@ -127,6 +130,7 @@ class Summary:
         rates = {
             words: [self.raw("instances_per_s", name, n) for n in ALL_ASSOCIATIONS]
             for name, words in self.names.items()
+            if name not in {*TLS, NOTHING}
         }
         draw_rates(picture, "Instances a second, CT of 512 by 512 pixels", ALL_ASSOCIATIONS, rates)
         text = path.read_text() if path.exists() else "# Benchmarks\n"
@@ -140,6 +144,7 @@ class Summary:
     def _tables(self) -> Iterator[Table]:
         yield self._rates()
         yield self._others()
+        yield self._tls()
         table = Table("target", "value", "asked", "met", title="Targets of Osteon")
         for target in self.targets():
             sign = "≥" if target.at_least else "≤"
@@ -183,7 +188,25 @@ class Summary:
         for column in ("storescu", "dcmsend", "C-ECHO p50 ms", "idle % of a core"):
             table.add_column(column, justify="right")
         for name, words in self.names.items():
-            table.add_row(words, *map(_shown, self._other_figures(name)))
+            if name not in TLS:
+                table.add_row(words, *map(_shown, self._other_figures(name)))
+        return table
+
+    def _tls_figures(self) -> Iterator[list[str]]:
+        """Name, rates of 1 and 4 associations, and both as parts of the plain ones."""
+        for name in TLS:
+            rates = [self.raw("instances_per_s", name, n) for n in (1, 4)]
+            plain = [self.raw("instances_per_s", "osteon", n) for n in (1, 4)]
+            parts = [_ratio(*both) for both in zip(rates, plain, strict=True)]
+            if name in self.names:
+                yield [self.names[name], *map(_shown, (*rates, *parts))]
+
+    def _tls(self) -> Table:
+        table = Table("receiver", title="Mutual TLS (CT 512², instances/s)")
+        for column in ("1", "4 associations", "1 ÷ plain", "4 ÷ plain"):
+            table.add_column(column, justify="right")
+        for row in self._tls_figures():
+            table.add_row(*row)
         return table
 
     def _other_figures(self, name: str) -> list[float | None]:
@@ -208,14 +231,16 @@ class Summary:
             "The sender encodes everything before the clock starts and waits for each answer. MB/s,"
             " the times to an answer and CPU time per instance are of 4 associations. The last"
             " column says what is on the disk when the answer is given: where nothing is, a power"
-            " cut takes instances that were acknowledged.",
+            " cut takes instances that were acknowledged. The receiver that keeps nothing is"
+            " Osteon's own network path with nothing behind it, so its figures are what the senders"
+            " can do at most.",
             "",
             "![Instances a second](pictures/receiving.png)",
             "",
         ]
         for data_set in ("ct", "mr"):
             lines += [*self._markdown_rates(data_set), ""]
-        lines += [*self._markdown_others(), ""]
+        lines += [*self._markdown_others(), "", *self._markdown_tls(), ""]
         return "\n".join(lines)
 
     def _markdown_rates(self, data_set: str) -> Iterator[str]:
@@ -232,9 +257,18 @@ class Summary:
         yield _row([f"{self.report['data_sets'][data_set]}, instances/s", *columns])
         yield _row(["---", *["---:"] * 7, "---"])
         for name, words in self.names.items():
+            if name in TLS:
+                continue
             rates = [self.raw("instances_per_s", name, n, data_set) for n in ALL_ASSOCIATIONS]
             more = [self.raw(figure, name, 4, data_set) for figure in MEDIANS[1:]]
             yield _row([words, *map(_shown, (*rates, *more)), self.report["synced"][name]])
+
+    def _markdown_tls(self) -> Iterator[str]:
+        yield _row(
+            ["Mutual TLS, CT 512², instances/s", "1", "4 associations", "1 ÷ plain", "4 ÷ plain"]
+        )
+        yield _row(["---", *["---:"] * 4])
+        yield from map(_row, self._tls_figures())
 
     def _markdown_others(self) -> Iterator[str]:
         multi = self.report["data_sets"]["multi"]
@@ -242,6 +276,8 @@ class Summary:
         yield _row(["", *columns])
         yield _row(["---", *["---:"] * 5])
         for name, words in self.names.items():
+            if name in TLS:
+                continue
             rate = self.raw("mb_per_s", name, 1, "multi")
             yield _row([words, *map(_shown, (rate, *self._other_figures(name)))])
 

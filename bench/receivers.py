@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ HERE = Path(__file__).resolve().parent
 HOST = "127.0.0.1"
 START_S, STOP_S, POLL_S = 30.0, 10.0, 0.02
 STORESCP, ORTHANC = "/usr/bin/storescp", "/usr/sbin/Orthanc"
+OPENSSL = "/usr/bin/openssl"
 HAS_FAST = "fast" in ScpSettings.model_fields
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -42,6 +44,10 @@ class Receiver(ABC):
         What is on the disk, and not only in memory, when it answers.
     program : str
         The program that must be installed.
+    is_plain : bool
+        Whether all is measured; else it speaks TLS, and only the rates of CT slices are.
+    tls : ssl.SSLContext or None
+        What a sender must use.
     """
 
     words: ClassVar[str]
@@ -49,6 +55,8 @@ class Receiver(ABC):
     synced: ClassVar[str]
     ae_title: ClassVar[str] = "ANY"
     environment: ClassVar[Mapping[str, str]] = {}
+    is_plain: ClassVar[bool] = True
+    tls: ssl.SSLContext | None = None
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -111,9 +119,8 @@ class Receiver(ABC):
 
     def _answers(self, associations: int) -> bool:
         try:
-            with raw_scu.associated(
-                (HOST, self.port(associations)), self.ae_title, raw_scu.ECHO
-            ) as opened:
+            address = (HOST, self.port(associations))
+            with raw_scu.associated(address, self.ae_title, raw_scu.ECHO, tls=self.tls) as opened:
                 return bool(raw_scu.echo(opened[0], 1, 1.0))
         except OSError:
             return False
@@ -147,6 +154,53 @@ class Osteon(Receiver):
 class OsteonStock(Osteon):
     words = "Osteon, pynetdicom's path"
     settings = "fast = false\n" if HAS_FAST else ""
+
+
+class OsteonTls(Osteon):
+    """With mutual TLS, of one version alone."""
+
+    is_plain = False
+    program = OPENSSL
+    version: ClassVar[ssl.TLSVersion]
+
+    def start(self) -> None:
+        folder = self.folder / "pem"
+        _make_certificates(folder)
+        self.settings = f"{Osteon.settings}[scp.tls]\n" + "".join(
+            f'{key} = "{folder / file}"\n'
+            for key, file in (("certificate", "node.pem"), ("key", "node.key"), ("ca", "ca.pem"))
+        )
+        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.tls.check_hostname = False
+        self.tls.minimum_version = self.tls.maximum_version = self.version
+        self.tls.load_verify_locations(folder / "ca.pem")
+        self.tls.load_cert_chain(folder / "peer.pem", folder / "peer.key")
+        super().start()
+
+
+class OsteonTls12(OsteonTls):
+    words = "Osteon, TLS 1.2"
+    version = ssl.TLSVersion.TLSv1_2
+
+
+class OsteonTls13(OsteonTls):
+    words = "Osteon, TLS 1.3"
+    version = ssl.TLSVersion.TLSv1_3
+
+
+class Nothing(Receiver):
+    words = "keeps nothing"
+    synced = "nothing is kept"
+    ae_title = "OSTEON"
+
+    def start(self) -> None:
+        self._port = free_port()
+        self._counts = self.folder / "counts"
+        self._counts.touch()
+        self._run(sys.executable, HERE / "null_scp.py", self._port, self._counts)
+
+    def held(self) -> int:
+        return sum(map(int, self._counts.read_text().split()))
 
 
 class Pynetdicom(Receiver):
@@ -230,6 +284,9 @@ class OrthancNodelay(Orthanc):
 RECEIVERS: dict[str, type[Receiver]] = {
     "osteon": Osteon,
     **({"osteon-stock": OsteonStock} if HAS_FAST else {}),
+    "osteon-tls12": OsteonTls12,
+    "osteon-tls13": OsteonTls13,
+    "nothing": Nothing,
     "pynetdicom-sync": PynetdicomSync,
     "pynetdicom": Pynetdicom,
     "dcmtk-nodelay": DcmtkNodelay,
@@ -256,6 +313,19 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind((HOST, 0))
         return int(sock.getsockname()[1])
+
+
+def _make_certificates(folder: Path) -> None:
+    """Make a CA, and certificates of a node and a peer that it has signed."""
+    folder.mkdir()
+
+    def openssl(words: str) -> None:
+        subprocess.run([OPENSSL, *words.split()], cwd=folder, check=True, capture_output=True)
+
+    openssl("req -x509 -newkey rsa:2048 -nodes -subj /CN=ca -days 2 -keyout ca.key -out ca.pem")
+    for name in ("node", "peer"):
+        openssl(f"req -newkey rsa:2048 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr")
+        openssl(f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -days 2 -out {name}.pem")
 
 
 def _files(folder: Path) -> int:

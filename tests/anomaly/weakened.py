@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from osteon.cli.main import main
-from osteon.pipeline import drafts, leftovers, spool
+from osteon.pipeline import drafts, spool
 from osteon.pipeline.intake import Intake
 from osteon.pipeline.table.connection import Table
 
@@ -62,11 +62,6 @@ def hasty_names() -> None:
     _replace(drafts, "_sync_names", lambda _: lambda files: None)
 
 
-def no_recovery() -> None:
-    """What was being written is thrown away at the start."""
-    _replace(leftovers, "_read", lambda _: lambda table, draft: None)
-
-
 def no_data_sync() -> None:
     """The bytes of new files are left to the kernel."""
     _replace(drafts.Draft, "sync", lambda _: lambda self: self._close())
@@ -92,7 +87,6 @@ KINDS = {
     "no-folder-sync": no_folder_sync,
     "no-first-name": no_first_name,
     "hasty-names": hasty_names,
-    "no-recovery": no_recovery,
     "no-data-sync": no_data_sync,
     "late-record": late_record,
 }
