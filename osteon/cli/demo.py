@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from osteon.cli.folder import Series, read_folder
-from osteon.cli.options import config_option, example, job_table
+from osteon.cli.options import config_option, example, job_table, number_option
 from osteon.cli.output import printable, progress, write_table, writing_to
 from osteon.cli.sandbox import POLL_S, Sandbox
 from osteon.cli.send import send_all
@@ -42,8 +42,16 @@ Story = dict[str, Any]
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Keep all files here."
 )
-@click.option("--slices", type=click.IntRange(8, 2000), default=60, help="Of the phantom.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(10), default=600.0, help="Seconds.")
+@number_option("--slices", 8, 2000, 60, "Slices of the phantom.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(10),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Give up after this long.",
+)
 def command(ct: Path | None, out: Path | None, slices: int, timeout_s: float) -> None:
     """Send a CT through a node of its own to a stand-in PACS.
 

@@ -9,7 +9,14 @@ from typing import Any
 
 import click
 
-from osteon.cli.options import config_option, example, job_table, json_option, settings_in_force
+from osteon.cli.options import (
+    config_option,
+    example,
+    job_table,
+    json_option,
+    number_option,
+    settings_in_force,
+)
 from osteon.cli.output import local_time, printable, write_json, write_table
 from osteon.errors import StaleTransition
 from osteon.pipeline.job import State, Status
@@ -32,10 +39,13 @@ def command() -> None:
 @command.command(name="list", epilog=example("osteon jobs list --status failed --json"))
 @config_option
 @json_option
-@click.option("--status", type=click.Choice([s.value for s in Status]), help="Only these.")
 @click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many."
+    "--status",
+    type=click.Choice([s.value for s in Status]),
+    metavar="STATUS",
+    help=f"Only these: {', '.join(Status)}.",
 )
+@number_option("--limit", 1, 10_000, 50, "How many.")
 def list_jobs(status: str | None, limit: int, as_json: bool) -> None:
     """List jobs, the newest first.
 

@@ -3,9 +3,10 @@
 The options enter through click; the settings in force and an open job table leave.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -15,6 +16,7 @@ from osteon.errors import ConfigError
 from osteon.pipeline.table.connection import FILE_NAME, Table, open_table
 
 _CONFIG = "osteon.config"
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def _remember(ctx: click.Context, _: click.Parameter, value: Path | None) -> None:
@@ -32,6 +34,14 @@ config_option = click.option(
     help="Configuration file, before OSTEON_CONFIG and ./osteon.toml.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def number_option(
+    flag: str, low: int, high: int, default: int, what: str
+) -> Callable[[Decorated], Decorated]:
+    """Make an option that takes a whole number between two limits."""
+    kind = click.IntRange(low, high)
+    return click.option(flag, type=kind, default=default, show_default=True, metavar="N", help=what)
 
 
 def example(*lines: str) -> str:

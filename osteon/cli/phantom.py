@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from osteon.cli.options import config_option, example, json_option
+from osteon.cli.options import config_option, example, json_option, number_option
 from osteon.cli.output import write_json, writing_to
 
 
@@ -12,10 +12,10 @@ from osteon.cli.output import write_json, writing_to
 @config_option
 @json_option
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Which patient.")
-@click.option("--slices", type=click.IntRange(4, 2000), default=60, show_default=True)
-@click.option("--rows", type=click.IntRange(64, 1024), default=256, show_default=True)
-@click.option("--columns", type=click.IntRange(64, 1024), default=256, show_default=True)
+@number_option("--seed", 0, 2**31 - 1, 0, "Which patient.")
+@number_option("--slices", 4, 2000, 60, "How many slices.")
+@number_option("--rows", 64, 1024, 256, "Rows of a slice.")
+@number_option("--columns", 64, 1024, 256, "Columns of a slice.")
 def command(out: Path, seed: int, slices: int, rows: int, columns: int, as_json: bool) -> None:
     """Write a digital CT phantom and the label map of its bones.
 

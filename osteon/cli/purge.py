@@ -23,6 +23,7 @@ DAY_S = 86_400
     "days",
     required=True,
     type=click.FloatRange(min=0),
+    metavar="DAYS",
     help="Days since anything has happened to a series.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")

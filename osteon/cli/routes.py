@@ -31,7 +31,7 @@ DAY_S = 86400.0
 
 @click.group(name="routes", epilog=example("osteon routes test ct/"))
 def command() -> None:
-    """List routes, try them on a folder, and compare two configurations."""
+    """List routes, try them, and compare two configurations."""
 
 
 @command.command(name="list", epilog=example("osteon routes list --json"))
@@ -93,6 +93,7 @@ def test(folder: Path, called: str | None, as_json: bool) -> None:
     type=click.FloatRange(min=0, min_open=True),
     default=7.0,
     show_default=True,
+    metavar="N",
     help="How far back to look.",
 )
 @click.option(

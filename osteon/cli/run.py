@@ -39,7 +39,7 @@ SUMMARY = "summary.json"
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the results.",
 )
-@click.option("--model", help="Model; that of the configuration where absent.")
+@click.option("--model", metavar="NAME", help="Model; that of the configuration where absent.")
 def command(folder: Path, out: Path, model: str | None, as_json: bool) -> None:
     """Segment the bones of the CT series in a folder, without node.
 

@@ -45,12 +45,14 @@ class Sent:
 @config_option
 @json_option
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
-@click.option("--to", "name", required=True, help="Destination, or HOST:PORT:AE_TITLE.")
+@click.option(
+    "--to", "name", required=True, metavar="NAME", help="Destination, or HOST:PORT:AE_TITLE."
+)
 @click.option(
     "--calling-ae-title",
     "calling",
     metavar="AE_TITLE",
-    help="How to call oneself there; as the configuration says where absent.",
+    help="AE title to call as; that of the configuration where absent.",
 )
 def command(folder: Path, name: str, calling: str | None, as_json: bool) -> None:
     """Send every DICOM file of a folder by C-STORE.

@@ -5,7 +5,14 @@ from typing import Any
 
 import click
 
-from osteon.cli.options import config_option, example, job_table, json_option, settings_in_force
+from osteon.cli.options import (
+    config_option,
+    example,
+    job_table,
+    json_option,
+    number_option,
+    settings_in_force,
+)
 from osteon.cli.output import local_time, write_json, write_table
 from osteon.pipeline.table import shadow
 from osteon.pipeline.table.connection import Row, Table
@@ -15,13 +22,7 @@ from osteon.pipeline.table.views import iso
 @click.command(name="shadow", epilog=example("osteon shadow", "osteon shadow --worst 20 --json"))
 @config_option
 @json_option
-@click.option(
-    "--worst",
-    type=click.IntRange(0, 1000),
-    default=5,
-    show_default=True,
-    help="How many of the cases that agree least, of each model.",
-)
+@number_option("--worst", 0, 1000, 5, "How many of the cases that agree least, of each model.")
 def command(worst: int, as_json: bool) -> None:
     """Compare shadow models with those they run beside.
 

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.text import Text
 
 from osteon.cli.jobs import COLUMNS, row_of
-from osteon.cli.options import config_option, example, job_table, settings_in_force
+from osteon.cli.options import config_option, example, job_table, number_option, settings_in_force
 from osteon.cli.output import rich_table, write_table
 from osteon.pipeline.table import views
 from osteon.pipeline.table.connection import Table
@@ -20,9 +20,7 @@ REFRESH_S = 1.0
 @click.command(name="watch", epilog=example("osteon watch", "osteon watch --once"))
 @config_option
 @click.option("--once", is_flag=True, help="Print the table once and end; for scripts.")
-@click.option(
-    "--limit", type=click.IntRange(1, 500), default=20, show_default=True, help="How many."
-)
+@number_option("--limit", 1, 500, 20, "How many.")
 def command(once: bool, limit: int) -> None:
     """Show the newest jobs, refreshed every second, until Ctrl-C."""
     with job_table(settings_in_force()) as table:
