@@ -52,7 +52,7 @@ def follow(table: Table, job: Row) -> None:
 def count_open(table: Table) -> int:
     """Return how many shadows are not finished."""
     row = table.row(
-        "SELECT count(*) AS n FROM job WHERE shadow_of IS NOT NULL"
+        "SELECT count(*) AS n FROM job INDEXED BY job_shadow_open WHERE shadow_of IS NOT NULL"
         " AND state IN ('waiting', 'running', 'backoff')"
     )
     return 0 if row is None else int(row["n"])

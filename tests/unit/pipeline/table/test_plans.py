@@ -12,6 +12,7 @@ from osteon.pipeline.table import (
     purging,
     reception,
     series,
+    shadow,
     shares,
     views,
 )
@@ -76,6 +77,12 @@ PLANS = {
     "deliveries.of_job": (lambda t, j: deliveries.of_job(t, 1), "delivery"),
     "deliveries.recover": (lambda t, j: deliveries.recover(t), "delivery_sending"),
     "count_waiting": (lambda t, j: views.count_waiting(t), ""),
+    "shadow.next_due": (lambda t, j: shadow.next_due(t), "comparison_due"),
+    "shadow.count_open": (lambda t, j: shadow.count_open(t), "job_shadow_open"),
+    "shadow.count_waiting": (lambda t, j: shadow.count_waiting(t), "job_shadow_open"),
+    "shadow.of_job": (lambda t, j: shadow.of_job(t, 1), "job_shadow"),
+    "shadow.summaries": (lambda t, j: shadow.summaries(t), "comparison_dice"),
+    "shadow.worst": (lambda t, j: shadow.worst(t, "a", "b", 5), "comparison_dice"),
     "outputs": (lambda t, j: lines.outputs(t, 1), "PRIMARY KEY"),
 }
 
