@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check bench bench-bones bench-loading bench-receive bench-route bench-faults bench-fuzz bench-soak format docs clean
+.PHONY: demo test check bench bench-bones bench-sliding bench-loading bench-receive bench-route bench-robust bench-faults bench-fuzz bench-soak format docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,8 +28,14 @@ bench: bench-receive bench-route  ## every benchmark that needs no data of its o
 bench-receive: $(STAMP)  ## the receiver beside pynetdicom, DCMTK and Orthanc; < 15 minutes
 	$(BIN)/python bench/receive.py $(if $(CHECK),--check) $(if $(DOCS),--docs)
 
-bench-route: $(STAMP)  ## from the last slice to the PACS, beside Orthanc with a script
+bench-route: $(STAMP)  ## last slice to PACS beside Orthanc with a script; length; backlog
 	$(BIN)/python bench/route.py $(if $(CHECK),--check)
+	$(BIN)/python bench/route.py --cost 6 --rounds 1 --json bench/out/route-long.json $(if $(CHECK),--check)
+	$(BIN)/python bench/pace.py $(if $(CHECK),--check)
+	$(BIN)/python bench/backlog.py $(if $(CHECK),--check)
+
+bench-robust: $(STAMP)  ## 200 jobs whose workers, memory and schedulers die on the way
+	$(BIN)/python bench/robust.py
 
 bench-faults: $(STAMP)  ## kills, power cuts and I/O errors; nightly with FAULTS=1000
 	$(BIN)/python bench/faults.py --faults $(or $(FAULTS),100)
@@ -45,6 +51,9 @@ bench-loading: $(STAMP)  ## CT series into volumes, beside pydicom and np.frombu
 
 bench-bones: $(STAMP)  ## the bone model beside plain thresholds; DATA=folder of labelled series
 	$(BIN)/python bench/bones.py --data "$(DATA)"
+
+bench-sliding: $(STAMP)  ## the sliding window beside MONAI's, memory, overhead around a model
+	$(BIN)/python bench/sliding.py $(if $(CHECK),--check)
 
 format: $(STAMP)
 	$(BIN)/ruff format .

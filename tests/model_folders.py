@@ -13,7 +13,7 @@ import torch
 
 from osteon.pipeline.weights import digest_of, read_files
 
-PATCH = (8, 32, 32)
+PATCH = (16, 48, 48)
 HU_WINDOW = (-200.0, 800.0)
 SPEC = """
 name = "{name}"
@@ -24,7 +24,7 @@ sha256 = "{sha256}"
 [input]
 dimension = "3d"
 hu_window = [-200.0, 800.0]
-patch = [8, 32, 32]
+patch = [16, 48, 48]
 [[output.segments]]
 value = 1
 label = "Left femur"
@@ -159,7 +159,7 @@ PLANS: dict[str, Any] = {
     "configurations": {
         "3d_fullres": {
             "patch_size": list(PATCH),
-            "spacing": [2.0, 2.0, 2.0],
+            "spacing": [4.0, 4.0, 4.0],
             "normalization_schemes": ["CTNormalization"],
             "UNet_class_name": "PlainConvUNet",
             "UNet_base_num_features": 4,

@@ -1,19 +1,38 @@
 """``osteon models``: what can be run, what it says of itself, and whether it loads."""
 
+import resource
 import time
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
 from osteon.cli.options import config_option, example, json_option, settings_in_force
 from osteon.cli.output import write_json, write_table
-from osteon.errors import ModelError
+from osteon.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from osteon.pipeline.modelspec import InputSpec, ModelSpec
 
-PROBE_SHAPE = (8, 64, 64)  # slices, rows, columns of air that `verify` runs a model on
+KINDS = ("torchscript", "torch-export", "monai-bundle", "onnx", "nnunet")
+PROBE_SHAPE = (24, 96, 96)  # slices, rows, columns of the phantom that `verify` runs a model on
+PROBE_SPACING_MM = (5.0, 4.0, 4.0)
+
+
+class _Numbers(click.ParamType[tuple[float, ...]]):
+    """Numbers with commas between them."""
+
+    name = "N,N[,N]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        try:
+            return tuple(float(number) for number in str(value).split(","))
+        except ValueError:
+            return self.fail(f"{value!r} is no list of numbers such as 64,96,96", param, ctx)
 
 
 @click.group(name="models", epilog=example("osteon models list"))
@@ -27,16 +46,21 @@ def command() -> None:
 def list_models(as_json: bool) -> None:
     """List the models that can be run.
 
-    Those built in come first, then those of pipeline.models_dir.
+    Those built in come first, then those of pipeline.models_dir, then those of packages.
     """
-    specs = _specs()
+    # Models bring torch, which takes seconds to load.
+    from osteon.pipeline.model import installed_models  # noqa: PLC0415 - see above
+
+    specs, installed = _specs(), installed_models()
     if as_json:
-        write_json([spec.model_dump(mode="json") for spec in specs])
+        entries = [{"name": n, "version": v, "kind": "entry-point"} for n, v in installed]
+        write_json([*(spec.model_dump(mode="json") for spec in specs), *entries])
         return
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (spec.name, spec.version, spec.kind, spec.input.dimension, len(spec.output.segments) or "")
         for spec in specs
     ]
+    rows += [(name, version, "entry-point", "", "") for name, version in installed]
     write_table(("name", "version", "kind", "input", "segments"), rows)
 
 
@@ -73,25 +97,121 @@ def show(name: str, as_json: bool) -> None:
         click.echo("segments  connected components, named by size")
 
 
+@command.command(
+    epilog=example(
+        "osteon models init femur --kind torchscript --weights network.ts --patch 64,96,96"
+    )
+)
+@config_option
+@json_option
+@click.argument("name")
+@click.option("--kind", type=click.Choice(KINDS), required=True, help="What the weights are.")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="File or folder; it is copied.",
+)
+@click.option("--into", type=click.Path(path_type=Path), help="Folder of model folders.")
+@click.option("--dimension", type=click.Choice(["2d", "2.5d", "3d"]), help="How it is run.")
+@click.option("--patch", type=_Numbers(), help="Slices, rows, columns; rows, columns in 2d.")
+@click.option("--spacing", type=_Numbers(), help="Of the network's grid in mm, as --patch.")
+@click.option("--orientation", help="Patient directions of column, row, slice, such as LPS.")
+@click.option("--window", type=_Numbers(), help="HU that become 0 and 1, such as -200,800.")
+@click.option(
+    "--segment", "segments", multiple=True, metavar="VALUE=NAME", help="A class and its name."
+)
+def init(
+    name: str,
+    kind: str,
+    weights: Path,
+    into: Path | None,
+    segments: tuple[str, ...],
+    as_json: bool,
+    **said: Any,
+) -> None:
+    """Make a model folder from weights.
+
+    What the weights say of themselves is taken from them, all else from the options; the rest is
+    left to be looked through in the model.toml.
+    """
+    # Models bring torch, which takes seconds to load.
+    from osteon.pipeline.modeldraft import draft_of, make_folder  # noqa: PLC0415 - see above
+
+    into = into or settings_in_force().pipeline.models_dir
+    if into is None:
+        raise ConfigError("no folder of models: set pipeline.models_dir or give --into")
+    changes: dict[str, Any] = {
+        "dimension": said["dimension"],
+        "patch": said["patch"] and tuple(int(n) for n in said["patch"]),
+        "spacing_mm": said["spacing"],
+        "orientation": said["orientation"],
+        "hu_window": said["window"],
+        "names": dict(_segment_of(segment) for segment in segments) or None,
+    }
+    if said["dimension"] == "2.5d":
+        changes["neighbours"] = 1
+    given = {key: value for key, value in changes.items() if value is not None}
+    folder = make_folder(into, name, kind, weights, replace(draft_of(kind, weights), **given))
+    if as_json:
+        write_json({"folder": str(folder), "model": name})
+        return
+    click.echo(f"{folder / 'model.toml'} describes it: look it through")
+    click.echo(f"then: osteon models verify {name}")
+
+
 @command.command(epilog=example("osteon models verify builtin:bone"))
 @config_option
 @json_option
 @click.argument("name")
 def verify(name: str, as_json: bool) -> None:
-    """Load a model, check its digest, and run it on a small volume."""
+    """Load a model, check its digest, and run it on a phantom."""
     # Models bring torch, which takes seconds to load.
     from osteon.pipeline.model import load_model  # noqa: PLC0415 - see above
+    from osteon.pipeline.phantom import render_phantom  # noqa: PLC0415 - see above
     from osteon.pipeline.prediction import predict_slices  # noqa: PLC0415 - see above
 
     started = time.monotonic()
     model = load_model(name, settings_in_force().pipeline.models_dir)
-    predict_slices(model, np.full(PROBE_SHAPE, -1000, np.int16), np.eye(4))
-    seconds = time.monotonic() - started
+    loaded = time.monotonic()
+    hu_zyx, _, _ = render_phantom(0, PROBE_SHAPE, PROBE_SPACING_MM)
+    affine = np.diag([*reversed(PROBE_SPACING_MM), 1.0])
+    began = time.monotonic()
+    labels_zyx = predict_slices(model, hu_zyx, affine)
+    facts: dict[str, Any] = {
+        "name": model.name,
+        "version": model.version,
+        "digest": model.digest,
+        "load_s": round(loaded - started, 2),
+        "run_s": round(time.monotonic() - began, 2),
+        "memory_peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000),
+        "volume": hu_zyx.shape,
+        "spacing_mm": PROBE_SPACING_MM,
+        "values": [int(value) for value in np.unique(labels_zyx) if value],
+    }
+    ran = getattr(model, "ran", None)
+    if ran is not None:
+        facts |= asdict(ran)
     if as_json:
-        write_json({"name": model.name, "version": model.version, "digest": model.digest})
-    else:
-        click.echo(f"{model.name} {model.version} loads and runs ({seconds:.1f} s)")
-        click.echo(f"digest {model.digest}")
+        write_json(facts)
+        return
+    click.echo(f"{model.name} {model.version} loads and runs")
+    for key, value in facts.items():
+        if key not in {"name", "version"}:
+            click.echo(f"{key.replace('_', ' '):<16}{_said(value)}")
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(f"{one:g}" for one in value) or "none"
+    return str(value)
+
+
+def _segment_of(text: str) -> tuple[int, str]:
+    value, found, name = text.partition("=")
+    if not found or not value.isdecimal() or not name:
+        raise click.BadParameter(f"{text!r} is not VALUE=NAME, such as 1=femur_left")
+    return int(value), name
 
 
 def _scaling_of(input_spec: "InputSpec") -> str:

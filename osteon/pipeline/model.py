@@ -119,6 +119,12 @@ def list_models(models_dir: Path | None = None) -> list[ModelSpec]:
     return found
 
 
+def installed_models() -> list[tuple[str, str]]:
+    """Return name and version of the models that installed packages bring, none of them loaded."""
+    found = entry_points(group=ENTRY_POINT_GROUP)
+    return sorted((one.name, one.dist.version if one.dist else "") for one in found)
+
+
 def _is_plain(name: str) -> bool:
     return Path(name).name == name and name not in {"", ".", ".."}
 

@@ -6,6 +6,7 @@ Hounsfield units on the source grid enter, the most likely class of each voxel l
 
 import hashlib
 import logging
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,31 @@ from osteon.pipeline.volume import Volume
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Ran:
+    """How a network was last run.
+
+    Attributes
+    ----------
+    grid : tuple of int
+        Slices, rows and columns of its own grid.
+    classes : int
+        Classes that it returned, background included.
+    windows : int
+        How many patches it saw.
+    batch : int
+        How many at once.
+    device : str
+        Where.
+    """
+
+    grid: tuple[int, ...]
+    classes: int
+    windows: int
+    batch: int
+    device: str
+
+
 class NetworkModel:
     """A network with its specification; it satisfies `osteon.pipeline.model.Model`.
 
@@ -33,6 +59,11 @@ class NetworkModel:
         What ``model.toml`` says.
     network : Network
         Loaded from the weights that the specification names.
+
+    Attributes
+    ----------
+    ran : Ran, optional
+        How it was last run.
     """
 
     def __init__(self, spec: ModelSpec, network: Network) -> None:
@@ -44,6 +75,7 @@ class NetworkModel:
         self.dimension: Literal["2d", "3d"] = "2d" if spec.input.alone else "3d"
         self.segments: tuple[SegmentSpec, ...] = spec.output.segments
         # The specification holds the digest of the weights.
+        self.ran: Ran | None = None
         self.digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
 
     def predict(
@@ -96,20 +128,23 @@ class NetworkModel:
         grid = InputGrid(hu_zyx, affine, spec, network.device)
         labels_zyx = np.empty(hu_zyx.shape, np.uint8)
         output = OutputGrid(grid.turn.view(labels_zyx), grid.shape[0])
+        # Of single slices, `osteon.pipeline.prediction.predict` says how far it is.
+        batches = Batches(network, run.batch_max, None if spec.alone else tell)
         slabs = slide(
             grid.planes,
             grid.shape,
             spec.patch,
-            Batches(
-                network, run.batch_max, None if spec.alone else tell
-            ),  # of slices, `predict` tells
+            batches,
             overlap=run.overlap,
             blend=run.blend,
             neighbours=spec.neighbours,
         )
+        classes = 0
         for start, logits in slabs:
-            self._check_classes(len(logits))
+            classes = len(logits)
+            self._check_classes(classes)
             output.add(start, logits)
+        self.ran = Ran(grid.shape, classes, batches.expected, batches.size, str(network.device))
         return labels_zyx
 
     def _check_classes(self, classes: int) -> None:

@@ -53,6 +53,10 @@ class OutputGrid:
         """
         if len(logits) > CLASSES_MAX:
             raise ModelError(f"the network returns {len(logits)} classes; labels hold 256")
+        if len(logits) == 2:
+            logits = (
+                logits[1:] - logits[:1]
+            )  # What is interpolated linearly may be subtracted first.
         if self._kept is not None:
             kept_start, kept = self._kept
             start, logits = kept_start, torch.cat([kept, logits], 1)

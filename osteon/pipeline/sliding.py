@@ -89,6 +89,13 @@ class Batches:
         Windows at once on a GPU. A CPU takes one: more give its cores nothing to do.
     on_done : callable, optional
         Called with (windows done, windows in all) after each batch.
+
+    Attributes
+    ----------
+    size : int
+        Windows at once; 0 before the first.
+    expected : int
+        Windows in all.
     """
 
     def __init__(
@@ -97,12 +104,12 @@ class Batches:
         self._network = network
         self._most = most
         self._on_done = on_done
-        self._done = self._expected = 0
+        self._done = self.expected = 0
         self.size = 0
 
     def expect(self, count: int) -> None:
         """Say how many windows there will be."""
-        self._done, self._expected = 0, count
+        self._done, self.expected = 0, count
 
     def run(self, windows: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Yield the logits of each window, shape (classes, *patch), in their order.
@@ -118,7 +125,9 @@ class Batches:
                 logits = self._first(windows[0])
             else:
                 try:
-                    logits = self._network(torch.stack(list(windows[done : done + self.size])))
+                    chosen = windows[done : done + self.size]
+                    batch = chosen[0][None] if len(chosen) == 1 else torch.stack(list(chosen))
+                    logits = self._network(batch)
                 except torch.OutOfMemoryError:
                     if self.size == 1:
                         raise
@@ -129,7 +138,7 @@ class Batches:
             done += len(logits)
             self._done += len(logits)
             if self._on_done is not None:
-                self._on_done(self._done, self._expected)
+                self._on_done(self._done, self.expected)
 
     def _first(self, window: torch.Tensor) -> torch.Tensor:
         device = self._network.device

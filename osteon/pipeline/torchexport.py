@@ -104,9 +104,9 @@ def _module(
     if len(takes) != len(shape) or any(
         n is not None and n != wanted for n, wanted in zip(takes, shape, strict=True)
     ):
-        said = tuple("any" if n is None else n for n in takes)
+        allowed = tuple("any" if n is None else n for n in takes)
         raise ModelError(
-            f"{path}: the network takes patches of shape {said}, model.toml says {shape}"
+            f"{path}: the network takes patches of shape {allowed}, model.toml says {shape}"
         )
     return module if takes[0] is None else _OneByOne(module)
 

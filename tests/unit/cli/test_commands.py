@@ -77,7 +77,7 @@ def test_the_commands_of_the_design_are_there() -> None:
         *("verify", "purge"),
         *("jobs list", "jobs show", "jobs retry", "jobs cancel"),
         *("config show", "config check", "config reference"),
-        *("models list", "models show", "models verify"),
+        *("models list", "models show", "models verify", "models init"),
         *("routes list", "routes test", "routes diff"),
         *("cluster ca", "cluster scheduler", "cluster worker"),
     }

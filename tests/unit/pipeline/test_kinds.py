@@ -16,7 +16,7 @@ from tests.model_folders import KINDS, PATCH, Canary, make, nnunet_folder, scale
 inferers = pytest.importorskip("monai.inferers", reason="the extras are not installed")
 
 
-def hu_of(shape: tuple[int, int, int] = (12, 40, 50)) -> np.ndarray:
+def hu_of(shape: tuple[int, int, int] = (20, 60, 70)) -> np.ndarray:
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     noise = np.random.default_rng(0).normal(0, 60, shape)
     return (np.where(z**2 + y**2 + x**2 < 0.8, 700, -100) + noise).astype(np.int16)
@@ -48,7 +48,7 @@ def test_another_digest_is_refused(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_patch_of_another_shape_is_refused(kind: str, tmp_path: Path) -> None:
     made = make(kind, tmp_path)
-    write_spec(made, kind, kind, dimension='"2.5d"\nneighbours = 1', patch="[32, 32]")
+    write_spec(made, kind, kind, dimension='"2.5d"\nneighbours = 1', patch="[48, 48]")
     with pytest.raises(ModelError, match=r"the network (takes|does not (take|return))"):
         predict_slices(load_model(kind, tmp_path), hu_of(), np.eye(4))
 
@@ -330,8 +330,8 @@ def test_a_patch_that_the_file_forbids_is_refused_when_it_is_loaded(
     kind: str, tmp_path: Path
 ) -> None:
     made = make(kind, tmp_path)
-    write_spec(made, kind, kind, patch="[8, 32, 40]")
+    write_spec(made, kind, kind, patch="[16, 48, 40]")
     with pytest.raises(
-        ModelError, match=r"the network takes .* model.toml says .*\(1, 1, 8, 32, 40\)"
+        ModelError, match=r"the network takes .* model.toml says .*\(1, 1, 16, 48, 40\)"
     ):
         load_model(kind, tmp_path)

@@ -1,0 +1,154 @@
+"""``osteon models``: a folder made from weights, shown, listed and run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from osteon.cli.main import cli
+from osteon.pipeline.modelspec import read_spec
+from tests.model_folders import KINDS, make
+
+pytest.importorskip("monai", reason="the extras are not installed")
+
+
+def osteon(*args: object) -> Result:
+    return CliRunner().invoke(cli, ["models", *(str(arg) for arg in args)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_is_made_from_weights_and_runs(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OSTEON_PIPELINE__MODELS_DIR", str(tmp_path / "models"))
+    weights = make(kind, tmp_path / "made").weights
+    options = () if kind == "nnunet" else ("--patch", "16,48,48", "--segment", "1=femur_left")
+    made = osteon("init", "mine", "--kind", kind, "--weights", weights, *options)
+    assert made.exit_code == 0, made.output
+    assert "osteon models verify mine" in made.output
+    [segment] = read_spec(tmp_path / "models" / "mine").output.segments
+    assert (segment.label, segment.type.value, segment.laterality) == (
+        "Femur left",
+        "71341001",
+        "left",
+    )
+    ran = osteon("verify", "mine", "--json")
+    assert ran.exit_code == 0, ran.output
+    facts = json.loads(ran.output)
+    assert facts["classes"] == 2
+    assert facts["windows"] > 1
+    assert facts["values"] == [1]
+    assert facts["memory_peak_mb"] > 0
+    assert "mine" in osteon("list").output
+    assert "Femur (SCT 71341001)" in osteon("show", "mine").output
+
+
+def test_what_an_nnunet_folder_says_is_taken_over(tmp_path: Path) -> None:
+    weights = make("nnunet", tmp_path / "made").weights
+    (weights / "progress.png").write_bytes(b"large and of no use")
+    osteon("init", "nn", "--kind", "nnunet", "--weights", weights, "--into", tmp_path / "models")
+    spec = read_spec(tmp_path / "models" / "nn").input
+    assert spec.patch == (16, 48, 48)
+    assert spec.spacing_mm == (4.0, 4.0, 4.0)
+    assert spec.orientation == "RAS"
+    assert spec.zscore.clip_hu == (-200.0, 800.0)
+    assert (spec.zscore.mean_hu, spec.zscore.std_hu) == (300.0, 250.0)
+    assert not (tmp_path / "models" / "nn" / weights.name / "progress.png").exists()
+
+
+def test_what_a_bundle_says_is_taken_over(tmp_path: Path) -> None:
+    weights = make("monai-bundle", tmp_path / "made").weights
+    path = weights / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    config["preprocessing"] = {
+        "_target_": "Compose",
+        "transforms": [
+            {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"},
+            {"_target_": "Spacingd", "keys": "image", "pixdim": [1.5, 1.5, 2.0]},
+            {"_target_": "ScaleIntensityRanged", "a_min": -57, "a_max": 164, "clip": True},
+        ],
+    }
+    path.write_text(json.dumps(config))
+    classes = {"0": "background", "1": "spleen"}
+    metadata = {"network_data_format": {"outputs": {"pred": {"channel_def": classes}}}}
+    (weights / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    osteon("init", "mb", "--kind", "monai-bundle", "--weights", weights, "--into", tmp_path)
+    spec = read_spec(tmp_path / "mb")
+    assert (spec.input.orientation, spec.input.spacing_mm) == ("SAR", (1.5, 1.5, 2.0))
+    assert spec.input.hu_window == (-57.0, 164.0)
+    assert spec.output.segments[0].type.meaning == "Spleen"
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (
+            ["--kind", "onnx", "--weights", "none.onnx", "--into", "m"],
+            8,
+            "none.onnx: cannot be read",
+        ),
+        (["--kind", "onnx", "--weights", "here"], 2, "set pipeline.models_dir or give --into"),
+        (
+            ["--kind", "nnunet", "--weights", "here", "--into", "m"],
+            8,
+            "no trained nnU-Net v2 folder",
+        ),
+        (["--kind", "onnx", "--weights", "here", "--into", "m", "--patch", "a"], 2, "no list of"),
+        (["--kind", "onnx", "--weights", "here", "--into", "m", "--patch", "9"], 8, "patch has 1"),
+        (["--kind", "onnx", "--weights", "here", "--into", "m", "--segment", "x"], 2, "VALUE=NAME"),
+    ],
+)
+def test_what_cannot_be_made_leaves_nothing(
+    args: list[str], code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").write_bytes(b"x")
+    result = osteon("init", "mine", *args)
+    assert (result.exit_code, says in result.stderr) == (code, True), result.stderr
+    assert not (tmp_path / "m" / "mine").exists()
+
+
+def test_a_folder_that_is_there_is_kept(tmp_path: Path) -> None:
+    weights = make("torchscript", tmp_path / "made").weights
+    args = ("init", "mine", "--kind", "torchscript", "--weights", weights, "--into", tmp_path)
+    assert osteon(*args).exit_code == 0
+    before = (tmp_path / "mine" / "model.toml").read_text()
+    again = osteon(*args, "--patch", "32,32,32")
+    assert (again.exit_code, "is there already" in again.stderr) == (8, True)
+    assert (tmp_path / "mine" / "model.toml").read_text() == before
+
+
+SETUP = """
+from setuptools import setup
+setup(name="someones-model", version="1", py_modules=["someones_model"],
+      entry_points={"osteon.models": ["someones = someones_model:Someones"]})
+"""
+MODULE = "from osteon.pipeline.bone import BoneModel as Someones\n"
+
+
+def test_a_package_that_is_really_installed_brings_a_model(tmp_path: Path) -> None:
+    (tmp_path / "setup.py").write_text(SETUP)
+    (tmp_path / "someones_model.py").write_text(MODULE)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    site = tmp_path / "site"
+    subprocess.run(
+        [*pip, "--no-index", "--target", str(site), str(tmp_path)],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    for command, says in (("verify someones", "loads and runs"), ("list", "someones")):
+        ran = subprocess.run(
+            [sys.executable, "-m", "osteon.cli.main", "models", *command.split()],
+            env={"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin"},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert says in ran.stdout
