@@ -72,6 +72,10 @@ class Node:
         Keys of ``[pipeline]``.
     pacs_port : int, optional
         Where results go; they are kept here where it is absent.
+    environment : mapping, optional
+        What its processes find in their environment beside ours.
+    extra : str
+        More sections of its configuration.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Node:
         pipeline: Mapping[str, Any] | None = None,
         pacs_port: int | None = None,
         environment: Mapping[str, str] | None = None,
+        extra: str = "",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.data_dir = folder, folder / "data"
@@ -101,6 +106,7 @@ class Node:
             + "\n".join(lines)
             + "\n"
             + (destination if pacs_port else "")
+            + extra
         )
 
     @contextmanager

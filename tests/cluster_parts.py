@@ -30,6 +30,7 @@ class Cluster:
         self.folder = folder
         self.pki = folder / "pki"
         self.port = free_port()
+        self.environment: dict[str, str] = {}  # What its processes find beside ours.
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.issue("node", "gpu1", "gpu2")
 
@@ -114,4 +115,5 @@ class Cluster:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 cwd=self.folder,
+                env=os.environ | self.environment,
             )

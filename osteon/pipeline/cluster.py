@@ -84,6 +84,7 @@ class ClusterEngine:
         self._runs: dict[int, _Run] = {}  # by the chain's number
         self._held: dict[str, tuple[str, str]] = {}  # address → whose files the worker holds
         self._client: Client | None = None
+        self._restarting: asyncio.Task[None] | None = None
         self._loop = asyncio.new_event_loop()
         self._closing = asyncio.Event()
         self._thread = threading.Thread(target=self._live, name="cluster", daemon=True)
@@ -247,7 +248,8 @@ class ClusterEngine:
             log.warning("cluster has no slot", why=reason)
         self.reason = reason
         for run in gone:
-            self._lose(run, reason if not workers and self._client is None else "it is gone")
+            alone = bool(workers) or self._client is not None
+            self._lose(run, "it is gone" if alone else reason, counts=alone)
 
     def _begin(self, run: _Run) -> None:
         if run.chain.number not in self._runs:
@@ -296,10 +298,12 @@ class ClusterEngine:
                 self._runs.pop(run.chain.number, None)
         elif isinstance(error, OsteonError):
             self._settle(run, error)
+            if isinstance(error, WorkerLostError):  # It ran out of memory: a fresh one is sound.
+                self._restarting = self._loop.create_task(self._cut(run))
         elif isinstance(error, KilledWorker):
             self._lose(run, "it died")
         elif isinstance(error, CancelledError | OSError):  # Dask's own words name its keys.
-            self._lose(run, "the connection to the scheduler broke")
+            self._lose(run, "the connection to the scheduler broke", counts=False)
         else:
             name = type(error).__name__
             self._settle(run, StageError(f"the worker {run.name} could not begin: {name}: {error}"))
@@ -316,10 +320,11 @@ class ClusterEngine:
             why = f"it could not be ended: {why_of(error)}"
         self._lose(run, why)
 
-    def _lose(self, run: _Run, why: str) -> None:
+    def _lose(self, run: _Run, why: str, *, counts: bool = True) -> None:
+        """End what a lost worker had; where the scheduler was lost, no job is to blame."""
         with self._lock:
             self._workers.pop(run.worker, None)  # Until it is seen again.
-        self._settle(run, WorkerLostError(f"the worker {run.name} was lost: {why}"))
+        self._settle(run, WorkerLostError(f"the worker {run.name} was lost: {why}", counts=counts))
 
     def _settle(self, run: _Run, error: OsteonError) -> None:
         """End a run, once; whatever comes of it later is not waited for."""

@@ -30,12 +30,13 @@ from osteon.errors import (
 )
 from osteon.pipeline.ahead import Ahead
 from osteon.pipeline.backoff import JITTER, backoff_s
+from osteon.pipeline.chains import requests_of
 from osteon.pipeline.engine import Engine
 from osteon.pipeline.intake import GIGABYTE
-from osteon.pipeline.job import WORKER_STAGES, Stage, State
-from osteon.pipeline.request import CacheSettings, StageReport, StageRequest
+from osteon.pipeline.job import Stage, State
+from osteon.pipeline.request import CacheSettings, StageReport
 from osteon.pipeline.spool import free_bytes, link_files, move_durably
-from osteon.pipeline.table import jobs, lines, series, workers
+from osteon.pipeline.table import jobs, lines, workers
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.jobs import NewResult
 from osteon.pipeline.worker import failure_of
@@ -47,6 +48,8 @@ RESULT_FILES = {"seg": ("seg.dcm", "application/dicom"), "preview": ("preview.pn
 RETRY_FIRST_S, RETRY_MAX_S = 2.0, 120.0
 DISK_WAIT_S = 10.0
 RENEWALS_PER_LEASE = 3
+UNCOUNTED_MAX = 30  # Attempts of a job after which every failure counts, whoever is to blame.
+LOADING_MAX_S = 120.0  # For a fresh worker to load its libraries and its model.
 NOTE_EVERY_S = 1.0  # How often progress is written down.
 log = structlog.get_logger(__name__)
 
@@ -69,6 +72,7 @@ class _Running:
     kill_at: float
     renew_at: float
     rest: list[_Step]  # what follows in its chain, each with the next attempt
+    begun: bool  # it has not while its worker is still loading
     killed: str = ""
     fraction: float = 0.0  # of its progress, as it stands in the table
 
@@ -125,8 +129,16 @@ class Dispatcher:
         """Hand waiting jobs to the engine: to free slots, and to follow what is running."""
         self._begin_offers()
         self._waiting = 0
+        self._hand_out(shadows=False)
+
+    def dispatch_shadows(self) -> None:
+        """Give shadows what neither a job nor work ahead has taken."""
+        if not self._waiting:
+            self._hand_out(shadows=True)
+
+    def _hand_out(self, *, shadows: bool) -> None:
         for job in lines.ready(self._table, 2 * self._engine.slots + len(self._offers)):
-            if job["id"] in self._offers:
+            if job["id"] in self._offers or (job["shadow_of"] is not None) != shadows:
                 continue
             ahead = self._ahead.take(job)
             with suppress(StaleTransition):  # A person has cancelled it meanwhile.
@@ -137,12 +149,13 @@ class Dispatcher:
                     self._start(claimed, self._hand_over(claimed, claimed["attempt"]))
                 elif self._make_room(job):
                     self._offers[job["id"]] = _Offer(job, self._hand_over(job, job["attempt"] + 1))
-                else:
+                elif not shadows:
                     self._waiting += 1
 
     def work_ahead(self) -> None:
         """Use what slots are left over for series that are still receiving."""
-        self._ahead.tick(jobs_waiting=self._waiting > 0 or bool(self._offers))
+        offered = any(offer.job["shadow_of"] is None for offer in self._offers.values())
+        self._ahead.tick(jobs_waiting=self._waiting > 0 or offered)
 
     def accept_finished(self) -> None:
         """Move on the jobs whose stage is over, well or badly."""
@@ -167,6 +180,8 @@ class Dispatcher:
                 self._engine.kill(future)  # Again, until its future says that it is gone.
             elif (running.job["id"], running.attempt) not in wanted:
                 self._kill(future, running, "it was stopped")
+            elif future.running() and not running.begun:  # Its worker has loaded.
+                running.begun, running.kill_at = True, now + self._limits.stage_timeout_s
             elif now >= running.kill_at:
                 why = f"it ran longer than {self._limits.stage_timeout_s:g} s"
                 self._kill(future, running, why)
@@ -220,7 +235,7 @@ class Dispatcher:
 
     def _hand_over(self, job: Row, attempt: int) -> list[_Step]:
         """Give the engine all stages that are left of a job, as one chain."""
-        requests = self._requests(job, attempt)
+        requests = requests_of(self._table, job, attempt, self._limits.models_dir, self._cache)
         futures = self._engine.chain(requests, alone=job["failures"] > 0)
         return [_Step(f, r.out) for f, r in zip(futures, requests, strict=True)]
 
@@ -265,38 +280,13 @@ class Dispatcher:
     def _start(self, job: Row, steps: list[_Step]) -> None:
         """Note that the first of some steps runs, for the present attempt of a job."""
         now = self._table.clock()
-        kill_at = now + self._limits.stage_timeout_s
-        renew_at = now + self._limits.lease_s / RENEWALS_PER_LEASE
         first, rest = steps[0], steps[1:]
+        begun = _has_begun(steps)
+        kill_at = now + self._limits.stage_timeout_s + (0.0 if begun else LOADING_MAX_S)
+        renew_at = now + self._limits.lease_s / RENEWALS_PER_LEASE
         self._running[first.future] = _Running(
-            job, job["attempt"], first.out, kill_at, renew_at, rest
+            job, job["attempt"], first.out, kill_at, renew_at, rest, begun
         )
-
-    def _requests(self, job: Row, attempt: int) -> list[StageRequest]:
-        """Return what is left of a job; each stage is the attempt after the one before it."""
-        table, folder = self._table, self._table.data_dir
-        of = series.get(table, job["series_id"])
-        inputs = tuple(folder / row["path"] for row in series.input_of(table, of))
-        made = {Stage(stage): folder / p for stage, p in lines.outputs(table, job["id"]).items()}
-        requests = []
-        left = WORKER_STAGES[WORKER_STAGES.index(Stage(job["stage"])) :]
-        for number, stage in enumerate(left, attempt):
-            request = StageRequest(
-                job_id=job["id"],
-                stage=stage,
-                attempt=number,
-                out=folder / WORK / str(job["id"]) / str(number),
-                inputs=inputs,
-                outputs=dict(made),
-                model=job["model"],
-                models_dir=self._limits.models_dir,
-                input_sha256=job["input_sha256"],
-                content_at=of["last"],
-                cache=self._cache,
-            )
-            made[stage] = request.out
-            requests.append(request)
-        return requests
 
     def _has_news(self) -> bool:
         """Whether a stage has come further than the table says, and it may be told again."""
@@ -383,7 +373,8 @@ class Dispatcher:
         shutil.rmtree(running.out, ignore_errors=True)
         reason = running.killed or (error.message if isinstance(error, OsteonError) else str(error))
         # The worker may have died of another job that it had; then this one is not to blame.
-        counts = not isinstance(error, WorkerLostError) or error.counts
+        innocent = isinstance(error, WorkerLostError) and not error.counts
+        counts = not innocent or job["attempt"] >= UNCOUNTED_MAX
         log.warning("stage failed", job=job["id"], stage=job["stage"], why=reason)
         if isinstance(error, VolumeError):
             self._end(jobs.reject, job, reason)

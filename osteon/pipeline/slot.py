@@ -79,6 +79,8 @@ class Chain:
         """Give the present future its end; after an error the rest is cancelled."""
         present = self.present
         assert present is not None
+        if not present.running():  # The worker was lost before it had begun.
+            present.set_running_or_notify_cancel()
         self.at, self.fraction = self.at + 1, 0.0
         if isinstance(outcome, OsteonError):
             present.set_exception(outcome)
@@ -154,7 +156,8 @@ class Slot:
                 self._start()
         self.current, self.begun[chain.number] = chain, chain
         self.hinted, self.holds = None, chain.folder
-        chain.begin()
+        if self._is_ready:
+            chain.begin()
         self._send(Work(chain.number, chain.requests, chain.alone))
 
     def hint(self, chain: Chain) -> None:
@@ -212,6 +215,8 @@ class Slot:
     def _hear(self, answer: Answer) -> None:
         if isinstance(answer, Ready):
             self._is_ready = True
+            if self.current is not None:  # It was given while the worker was still loading.
+                self.current.begin()
         elif isinstance(answer, Progressed):
             if answer.number in self.begun:
                 self.begun[answer.number].fraction = answer.fraction
