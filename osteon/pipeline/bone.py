@@ -22,7 +22,7 @@ from osteon.pipeline.volume import Volume
 
 NAME = "builtin:bone"
 # Raised whenever the same parameters would give another mask; it is part of the digest.
-VERSION = "1"
+VERSION = "2"
 
 
 class BoneModel:

@@ -89,8 +89,7 @@ def _fill_slice(
     small[0] = False
     closed = (bone | small[holes]).astype(np.float32)
     sigmas = tuple(parameters.smoothing_mm / mm for mm in spacing_yx_mm)
-    # Last, since metal in a bone is a hole that would be closed.
-    found_yx[fine] = (gaussian(closed, sigmas) > 0.5) & (shown < METAL)
+    found_yx[fine] = gaussian(closed, sigmas) > 0.5
 
 
 def _bounds(mask_yx: Mask) -> tuple[slice, slice] | None:

@@ -8,6 +8,7 @@ sides; the spinal canal, a joint space, a disc and a chest are open somewhere. C
 import itertools
 from collections.abc import Iterator
 
+import fill_voids
 import numpy as np
 from numpy.typing import NDArray
 
@@ -78,6 +79,31 @@ def _sweep(
         padded[0], padded[-1] = padded[1], padded[-2]
         padded[:, 0], padded[:, -1] = padded[:, 1], padded[:, -2]
         light = padded[top : top + rows, left : left + columns].copy()
+
+
+def framed(wall_zyx: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Find what walls surround in two of the three planes.
+
+    A canal or a foramen is open along its axis, so that a ring of bone is around it in one plane
+    only; marrow behind a small gap is surrounded in every plane that misses the gap.
+
+    Parameters
+    ----------
+    wall_zyx : ndarray of bool, shape (slices, rows, columns)
+        Bright voxels, and marrow that is known.
+
+    Returns
+    -------
+    ndarray of bool, shape (slices, rows, columns)
+        Without the walls.
+    """
+    count = np.zeros(wall_zyx.shape, np.uint8)
+    for axis in range(3):
+        found = np.moveaxis(count, axis, 0)
+        for index, plane in enumerate(np.moveaxis(wall_zyx, axis, 0)):
+            if plane.any():
+                found[index] += np.asarray(fill_voids.fill(np.ascontiguousarray(plane)), bool)
+    return (count >= 2) & ~wall_zyx
 
 
 def leakage(
