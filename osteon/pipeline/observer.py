@@ -80,6 +80,7 @@ class Observer:
         self._attempt(self._door.admit, self._engine.slots)
         self._attempt(self._dispatcher.dispatch)
         self._attempt(self._dispatcher.work_ahead)
+        self._attempt(self._dispatcher.dispatch_shadows)
         self._attempt(self._delivery.tick)
         self._attempt(self._shadow.tick)
         return self._well

@@ -1,5 +1,6 @@
 """Shadow models under the real observer: beside the first, behind everything, harming nothing."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,9 +8,9 @@ import pytest
 
 from osteon.config.settings import Settings
 from osteon.errors import ModelError
-from osteon.pipeline.request import StageReport, StageRequest
+from osteon.pipeline.request import SliceRequest, StageReport, StageRequest
 from osteon.pipeline.table import views
-from tests.pipeline_parts import SERIES, Node, ThreadEngine, write_stage
+from tests.pipeline_parts import SERIES, Node, ThreadEngine, store_slices, write_stage
 
 PACS = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 1}
 
@@ -93,3 +94,37 @@ def test_a_comparison_that_was_begun_is_begun_again_after_a_restart(node: Node) 
     node.tick_until(lambda: node.observer._shadow._comparing is None)
     reasons = [s["reason"] for s in views.predict(node.table, SERIES)["shadow"]]
     assert reasons[0].startswith(("it could not be compared within 300 s", "/"))
+
+
+def test_work_ahead_of_the_quiet_time_comes_before_shadows(tmp_path: Path) -> None:
+    go_on = threading.Event()
+
+    def run(request: StageRequest | SliceRequest) -> StageReport:
+        if isinstance(request, SliceRequest):
+            return StageReport("read early", 0.1)
+        if request.model == "new":
+            go_on.wait(30)
+        return write_stage(request)
+
+    settings = Settings(
+        data_dir=tmp_path / "data",
+        route=[{"name": "bone", "shadow": "new"}],
+        pipeline={"disk_reserve_gb": 0.0, "ahead": True},
+    )
+    node = Node(settings.data_dir, settings, ThreadEngine(run))
+    try:
+        for number in (1, 2):
+            node.receive(range(1, 4), series=f"1.2.3.{number}")
+        node.tick_until(lambda: "new" in [request.model for request in node.engine.requests])
+        assert [job["state"] for job in node.jobs()].count("done") == 2
+        store_slices(node.intake, range(1, 4), series="1.2.3.9")
+        node.observer.tick()
+        go_on.set()
+        node.tick_until(lambda: all(job["state"] == "done" for job in node.jobs()))
+        kinds = [type(request) for request in node.engine.requests]
+        shadows_before = [r.model for r in node.engine.requests[: kinds.index(SliceRequest)]]
+        assert shadows_before.count("new") == 3, "the second shadow has made way"
+    finally:
+        go_on.set()
+        node.close()
+        node.observer._shadow.close()
