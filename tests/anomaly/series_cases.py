@@ -313,6 +313,9 @@ ILLEGAL = {
     "Rescale Slope beyond all units": (c.one(RescaleSlope="1e30"), "values beyond 1,000,000 HU"),
     "Rescale Slope not a number": (c.one(RescaleSlope=b"NaN"), "no valid Rescale Slope"),
     "no Rescale Intercept": (c.one(RescaleIntercept=None), "no valid .* Rescale Intercept"),
+    "rescale that is no number, on signed pixels": (
+        c.one(RescaleSlope=b"one", RescaleIntercept=b"none"), "image 8 .* has no valid Rescale"
+    ),
     "no rescale on unsigned pixels": (
         c.stored(hu_plus(1024), **UNSIGNED | {"RescaleIntercept": None, "RescaleSlope": None}),
         "no valid Rescale Slope and Rescale Intercept",

@@ -1,0 +1,78 @@
+"""Values of a header as they stand in the file, read as tolerantly as archives need it.
+
+A data set or an item of a sequence enters, texts and numbers leave; `header.py` calls it. Values
+may be padded with NULs, be no number, or have another VR than the Standard's: what cannot be read
+is absent. Nothing goes through pydicom's conversion of values, which would take most of the time.
+"""
+
+import math
+import re
+from functools import cache
+from typing import Any, Literal
+
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag, Tag
+
+# A decimal string, PS3.5 6.2; Python's own reading takes 1_0, inf and nan too.
+DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+INTEGER_STRINGS = frozenset({"InstanceNumber", "NumberOfFrames"})
+
+
+class HeaderValues:
+    """The values of one data set.
+
+    Parameters
+    ----------
+    ds : Dataset
+        As pydicom read it from a file; no value of it was converted.
+    """
+
+    def __init__(self, ds: Dataset) -> None:
+        self._ds = ds
+        self._values: dict[int, Any] = {element.tag: element.value for element in ds.elements()}
+
+    def texts(self, keyword: str) -> tuple[str, ...]:
+        """Return the values of a character string element, without padding."""
+        value = self._values.get(_tag(keyword))
+        if value is None:
+            return ()
+        text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+        text = text.strip("\0 ")
+        if "\\" not in text:
+            return (text,) if text else ()
+        values = tuple(value.strip("\0 ") for value in text.split("\\"))
+        return values if any(values) else ()
+
+    def text(self, keyword: str) -> str:
+        """Return a character string, several values joined; empty where there is none."""
+        return "\\".join(self.texts(keyword))
+
+    def numbers(self, keyword: str) -> tuple[float, ...] | None:
+        """Return the values of a DS or IS element; None where one is no finite number."""
+        texts = self.texts(keyword)
+        if not all(map(DECIMAL.fullmatch, texts)):
+            return None
+        numbers = tuple(map(float, texts))
+        return numbers if numbers and all(map(math.isfinite, numbers)) else None
+
+    def integer(self, keyword: str, *, signed: bool = False) -> int | None:
+        """Return the first value of an IS, US or SS element; None where it is no integer."""
+        value = self._values.get(_tag(keyword))
+        if isinstance(value, bytes) and keyword not in INTEGER_STRINGS:
+            # A writer's US for what Pixel Representation makes SS, or the reverse, is common.
+            big_endian = self._ds.original_encoding == (False, False)
+            order: Literal["little", "big"] = "big" if big_endian else "little"
+            return int.from_bytes(value[:2], order, signed=signed) if value else None
+        numbers = self.numbers(keyword)
+        return int(numbers[0]) if numbers else None
+
+    def items(self, keyword: str) -> list["HeaderValues"]:
+        """Return the items of a sequence; none where it is absent."""
+        if _tag(keyword) not in self._values:
+            return []
+        return [HeaderValues(item) for item in self._ds[keyword].value or ()]
+
+
+@cache
+def _tag(keyword: str) -> BaseTag:
+    return Tag(keyword)
