@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check bench bench-bones bench-sliding bench-loading bench-receive bench-route bench-robust bench-faults bench-fuzz bench-soak format docs clean
+.PHONY: demo test check bench bench-bones bench-sliding bench-loading bench-receive bench-route bench-robust bench-faults bench-fuzz bench-bytes bench-soak format docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +42,9 @@ bench-faults: $(STAMP)  ## kills, power cuts and I/O errors; nightly with FAULTS
 
 bench-fuzz: $(STAMP)  ## malformed PDUs and data sets
 	$(BIN)/python bench/fuzz.py
+
+bench-bytes: $(STAMP)  ## 1,000 instances of 15 transfer syntaxes, byte for byte
+	$(BIN)/python bench/bytes.py
 
 bench-soak: $(STAMP)  ## 5,000 associations, 50,000 instances
 	$(BIN)/python bench/soak.py

@@ -26,6 +26,9 @@ class NullArrival:
     def settle(self) -> None:
         pass
 
+    def use_pause(self) -> None:
+        pass
+
     def finish(self) -> Stored:
         return Stored("", "", "", duplicate=False)
 

@@ -16,6 +16,7 @@ from osteon.pipeline.index import Header, HeaderReader
 from osteon.pipeline.part10 import DIGEST_BYTES, FileMeta, encode_header
 from osteon.pipeline.spool import unwritable
 
+PAUSE_BYTES = 128 * 1024  # Less is not worth a write of its own.
 SPACE_CHECK_BYTES = 64 * 2**20  # How far one instance may grow between two looks at the disk.
 
 
@@ -134,6 +135,11 @@ class Arrival:
         for part in self._unhashed:
             self._sha256.update(part)
         self._unhashed.clear()
+
+    def use_pause(self) -> None:
+        """Settle in the time in which the sender makes one wait, if there is enough to settle."""
+        if sum(map(len, self._unhashed)) >= PAUSE_BYTES:
+            self.settle()
 
     def finish(self) -> Stored:
         """Take the end of the data set; the instance is durable and on record afterwards.

@@ -185,10 +185,10 @@ class Acceptor:
         assoc, visit = event.assoc, self._visits[event.assoc]
         calling = assoc.requestor.primitive.calling_ae_title.strip()
         called = assoc.requestor.primitive.called_ae_title.strip()
-        if all(cx.transfer_syntax for cx in _proposed(event)):
+        if all(cx.abstract_syntax and cx.transfer_syntax for cx in _proposed(event)):
             rejection = self._admit(visit, calling, called)
         else:
-            rejection = malformed("a proposed presentation context has no transfer syntax")
+            rejection = malformed("a proposed presentation context lacks a syntax")
         if rejection is None:
             # Until this line no context is supported, so a fault above lets nobody in.
             serves = self._commitment is not None

@@ -6,6 +6,7 @@ header that came in two pieces. Used by ``direct.py``.
 
 import mmap
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,11 +25,20 @@ class Inbox:
         The connection; its time-out says how late a deadline may be noticed.
     before_reuse : callable
         Called before bytes are overwritten that were given away since the last `rewind`.
+    while_idle : callable
+        Called when nothing has come yet, before it is waited for; never where TLS is spoken.
     """
 
-    def __init__(self, sock: socket.socket, before_reuse: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        before_reuse: Callable[[], None],
+        while_idle: Callable[[], None],
+    ) -> None:
         self._sock = sock
         self._before_reuse = before_reuse
+        self._while_idle = while_idle
+        self._at_once = 0 if isinstance(sock, ssl.SSLSocket) else socket.MSG_DONTWAIT
         # Anonymous memory costs nothing until it is written to: most associations need little.
         self._buffer = mmap.mmap(-1, BUFFER_BYTES)
         self._view = memoryview(self._buffer)
@@ -91,12 +101,16 @@ class Inbox:
     def _receive(self, deadline: float) -> None:
         if self._high == BUFFER_BYTES:
             self._reuse()
+        flags = self._at_once
         while True:
             try:
-                received = self._sock.recv_into(self._view[self._high :])
+                received = self._sock.recv_into(self._view[self._high :], 0, flags)
                 break
             except (BlockingIOError, TimeoutError):
-                if time.monotonic() > deadline:
+                if flags:
+                    flags = 0
+                    self._while_idle()
+                elif time.monotonic() > deadline:
                     raise TimeoutError("nothing came in time") from None
         if not received:
             raise ConnectionError("the peer has closed the connection")

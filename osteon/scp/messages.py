@@ -128,6 +128,11 @@ class Messages:
         if self._reception is not None:
             self._reception.settle()
 
+    def use_pause(self) -> None:
+        """Do what would have to be done later, since nothing has come for the moment."""
+        if self._reception is not None:
+            self._reception.use_pause()
+
     def drop(self) -> None:
         """Forget a message that will not come to its end."""
         if self._reception is not None:

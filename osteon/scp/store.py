@@ -132,6 +132,11 @@ class Reception:
         if self._arrival is not None:
             self._attempt(self._arrival.settle)
 
+    def use_pause(self) -> None:
+        """Do what would have to be done later, since nothing has come for the moment."""
+        if self._arrival is not None:
+            self._attempt(self._arrival.use_pause)
+
     def finish(self) -> Answer:
         """Take the end of the data set and return what to answer."""
         stored = None if self._arrival is None else self._attempt(self._arrival.finish)

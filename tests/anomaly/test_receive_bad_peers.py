@@ -259,6 +259,17 @@ def test_a_data_set_that_inflates_without_end_is_not_inflated(node: Node) -> Non
     assert_serves(node)
 
 
+@pytest.mark.parametrize("syntaxes", [("", EXPLICIT), (CT, "")], ids=["abstract", "transfer"])
+def test_a_context_without_a_syntax_is_rejected(
+    node: Node, syntaxes: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_connection(("127.0.0.1", node.port), 10) as sock:
+        sock.sendall(associate_request([syntaxes], "RAW", "OSTEON"))
+        assert sock.recv(100)[:1] in {b"\x03", b"\x07"}
+    assert_serves(node)
+    assert "Error" not in caplog.text  # As an exception that nobody foresaw is told.
+
+
 def test_an_unforeseen_fault_lets_nobody_in(
     node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,6 +25,7 @@ from osteon.errors import (
     UnparseableError,
 )
 from osteon.pipeline import intake as intake_module
+from osteon.pipeline.drafts import Draft
 from osteon.pipeline.intake import Intake
 from osteon.pipeline.part10 import decode_header
 from osteon.pipeline.table.connection import open_table
@@ -451,3 +453,28 @@ def test_two_senders_of_the_same_bytes_at_once_leave_row_and_file_of_one_size(do
     for row in door.rows("instance"):
         assert (door.data_dir / row["path"]).stat().st_size == row["size"]
     assert len(door.rows("instance")) == 20
+
+
+def test_a_pause_of_the_sender_is_used_and_changes_no_byte(door, monkeypatch):
+    begun = []
+    monkeypatch.setattr(Draft, "begin_sync", lambda draft: begun.append(draft.size))
+    data = ct_slice(1) + struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OW", 0, 400_000) + b"p" * 400_000
+    with door.intake.begin(
+        SCANNER,
+        sop_class_uid=CTImageStorage,
+        sop_instance_uid="1.2.3.1.1",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    ) as arrival:
+        arrival.write(data[:1000])
+        arrival.use_pause()
+        assert begun == []  # A few bytes are not worth a write of their own.
+        arrival.write(data[1000:200_000])
+        arrival.use_pause()
+        arrival.use_pause()
+        assert len(begun) == 1
+        arrival.write(data[200_000:])
+        stored = arrival.finish()
+    raw = (door.data_dir / stored.path).read_bytes()
+    meta, at = decode_header(raw)
+    assert raw[at:] == data
+    assert meta.sha256 == hashlib.sha256(data).hexdigest() == Path(stored.path).stem
