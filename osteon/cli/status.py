@@ -21,7 +21,8 @@ from osteon.pipeline.worklock import work_is_running
 
 PROBE_S = 2.0
 UNFINISHED = (Status.RECEIVING, Status.WAITING, Status.RUNNING, Status.DELIVERING)
-LOOKED_AT_MAX = 1000
+LOOKED_AT_MAX = 1000  # The newest; with a longer backlog the others wait for the same.
+REASONS_NAMED_MAX = 12
 # A role that listens on every address is asked on loopback.
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound
 
@@ -90,8 +91,11 @@ def _write(found: dict[str, Any]) -> None:
     }
     for name, line in lines.items():
         click.echo(printable(f"{name:<12}{line}"))
-    for wait in found["waits"]:
+    for wait in found["waits"][:REASONS_NAMED_MAX]:
         click.echo(printable(f"{wait['jobs']:>6} {wait['status']}: {wait['reason']}"))
+    others = sum(wait["jobs"] for wait in found["waits"][REASONS_NAMED_MAX:])
+    if others:
+        click.echo(f"{others:>6} for other reasons: see `osteon jobs list`")
 
 
 def _engine(table: Table) -> dict[str, Any]:
@@ -105,6 +109,8 @@ def _engine(table: Table) -> dict[str, Any]:
 def _workers_words(engine: dict[str, Any]) -> str:
     if engine["reason"]:
         return f"none since {local_time(engine['since'])}: {engine['reason']}"
+    if engine["since"] is None:
+        return "not known before their first start"
     slots = engine["slots"]
     return "1 stage can run at once" if slots == 1 else f"{slots} stages can run at once"
 
