@@ -8,7 +8,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 
-from osteon.pipeline.dispatcher import RESULTS
+from osteon.pipeline.dispatcher import CACHE, RESULTS
 from osteon.pipeline.table import purging
 from osteon.pipeline.table.connection import Table
 from osteon.pipeline.worklock import WORK
@@ -56,6 +56,7 @@ def purge(table: Table, series_instance_uid: str, before: float) -> Freed | None
             for kind in (WORK, RESULTS):
                 shutil.rmtree(table.data_dir / kind / str(job_id), ignore_errors=True)
         for folder in folders:
+            shutil.rmtree(table.data_dir / CACHE / folder.name, ignore_errors=True)
             with suppress(OSError):  # It holds something else, or is gone with its job.
                 folder.rmdir()
         purging.forget(table, series_instance_uid)

@@ -56,6 +56,20 @@ def test_what_is_over_goes_with_its_files_folders_and_rows(node: Node) -> None:
     assert purgeable(node.table, before) == []
 
 
+def test_what_models_said_of_its_slices_goes_as_well(node: Node) -> None:
+    done(node)
+    (folder,) = (node.data_dir / "spool").iterdir()
+    evidence = node.data_dir / "cache" / folder.name / "ab-cd.evidence"
+    other = node.data_dir / "cache" / "another" / "ab-cd.evidence"
+    for path in (evidence, other):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"of a patient")
+    node.clock.advance(2 * DAY_S)
+    assert purge(node.table, SERIES, node.clock() - DAY_S) is not None
+    assert not evidence.parent.exists()
+    assert other.exists()
+
+
 def test_another_series_keeps_everything(node: Node) -> None:
     done(node)
     node.clock.advance(2 * DAY_S)
