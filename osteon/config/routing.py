@@ -39,6 +39,10 @@ class Condition(Section):
     def _asks_something(self) -> Self:
         if not self.model_fields_set:
             raise ValueError("a condition needs one of equals, one_of, regex, min, max, excludes")
+        if self.one_of == []:
+            raise ValueError("one_of is empty: no value could be one of these")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}: no number is between")
         return self
 
 

@@ -538,6 +538,10 @@ def test_the_status_page_shows_a_job_in_a_real_browser(served: Served, tmp_path:
         FILES, content=zip_of({"1": dicom_file(1), "2": dicom_file(1, series="1.9")})
     )
     finished_job(served.table)
+    served.table.change(
+        "INSERT INTO comparison (job_id, route, model, first_model, state, dice, updated)"
+        " VALUES (NULL, 'bone shadow new', 'new', 'builtin:bone', 'compared', 0.9, 0)"
+    )
     url = f"http://127.0.0.1:{served.settings.http.port}/"
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000"]
     flags += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0"]
@@ -553,6 +557,7 @@ def test_the_status_page_shows_a_job_in_a_real_browser(served: Served, tmp_path:
     assert "waits for pacs: others are sent first" in page
     assert re.search(r'data-wait="">for \d+ s<', page), "how long it waits is told"
     assert re.search(r">for \d+ s, \d+ s more at most<", page)
+    assert "new beside builtin:bone: Dice <b>0.900</b> in 1 series, lowest 0.900" in page
     assert "waits for 5 s without a new instance" in page
     assert "No worker runs" in page
     assert re.search(r'data-status="delivering"[^>]*><strong>1<', page)

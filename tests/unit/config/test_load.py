@@ -117,6 +117,21 @@ WRONG = [
         "route[0].match.Modality.regex",
         "not a regular expression: missing )",
     ),
+    (
+        '[[route]]\nname = "r"\nmatch = { SliceThickness = { min = 5, max = 1 } }',
+        "route[0].match.SliceThickness",
+        "min 5 is above max 1: no number is between",
+    ),
+    (
+        '[[route]]\nname = "r"\nmatch = { Modality = [] }',
+        "route[0].match.Modality",
+        "one_of is empty",
+    ),
+    (
+        '[[route]]\nname = "r"\nshadow = ["a", "a"]',
+        "route[0].shadow",
+        "a model is named twice: name each once",
+    ),
     ('[[route]]\nname = "r"\nseries = "best"', "route[0].series", "'thinnest' or 'largest'"),
     ('route = "x"', "route", "valid list"),
 ]
