@@ -378,7 +378,10 @@ def _refuse_groups(groups: list[tuple[str, list[FrameHeader]]], what: str) -> No
 
 
 def _names(headers: Sequence[FrameHeader]) -> str:
-    told = ", ".join(header.name for header in headers[:NAMED_MAX])
+    names = [header.name for header in headers[:NAMED_MAX]]
+    if len(set(names)) < len(names):  # Instance Numbers alone do not tell them apart.
+        names = [f"{header.name} ({header.source.path.name})" for header in headers[:NAMED_MAX]]
+    told = ", ".join(names)
     return told if len(headers) <= NAMED_MAX else f"{told} and {len(headers) - NAMED_MAX} more"
 
 

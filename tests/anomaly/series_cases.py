@@ -237,7 +237,10 @@ ILLEGAL = {
         c.shifted(lambda i: [2.0 * (i == 9), 0, 0]),
         "not on a regular grid: image 10 at .* is 2.00 mm off",
     ),
-    "two images at one position": (c.twin(), r"2 images at one position .*: image 8, image 8"),
+    "two images at one position": (
+        c.twin(),
+        r"2 images at one position .*: image 8 \(007.dcm\), image 8 \(024.dcm\)\. A repeated",
+    ),
     "two phases": (
         c.both(*(c.twin(i, AcquisitionNumber=2) for i in range(SLICES))),
         "2 images at one position .* and 23 more such positions",

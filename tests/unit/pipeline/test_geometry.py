@@ -97,9 +97,9 @@ def test_missing_slices_are_counted_and_located(data: st.DataObject) -> None:
 def test_a_slice_twice_is_never_a_volume(data: st.DataObject) -> None:
     headers = stack(data.draw(st.integers(3, 20)))
     twice = data.draw(st.sampled_from(headers))
-    with pytest.raises(
-        VolumeError, match=f"2 images at one position .*: image {twice.instance_number}, image"
-    ):
+    name = f"image {twice.instance_number}"
+    reason = rf"2 images at one position .*: {name} \({twice.source.path}\), {name} \(b.dcm\)"
+    with pytest.raises(VolumeError, match=reason):
         order_slices([*headers, replace(twice, source=replace(twice.source, path=Path("b.dcm")))])
 
 
