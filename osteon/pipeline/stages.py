@@ -26,6 +26,7 @@ from osteon.pipeline.prediction import predict
 from osteon.pipeline.progress import part
 from osteon.pipeline.request import SliceRequest, StageReport, StageRequest
 from osteon.pipeline.spool import write_durably
+from osteon.pipeline.upright import stood_up
 from osteon.pipeline.warm import Warm
 from osteon.results.gate import check_result
 from osteon.results.preview import write_preview
@@ -130,13 +131,14 @@ def _encode(request: StageRequest) -> tuple[str, dict[str, Any]]:
     )
     write_part10(ds, request.out / SEG)
     check_result(request.out / SEG, volume.frames, labels_zyx, headers=headers)
+    shown, shown_zyx = stood_up(volume, labels_zyx)
     write_preview(
-        volume.hu_zyx,
-        labels_zyx,
-        volume.geometry.spacing_zyx_mm,
+        shown.hu_zyx,
+        shown_zyx,
+        shown.geometry.spacing_zyx_mm,
         segments,
         request.out / PREVIEW,
-        affine=volume.geometry.affine,
+        affine=shown.geometry.affine,
     )
     facts = {
         "sop_instance_uid": str(ds.SOPInstanceUID),

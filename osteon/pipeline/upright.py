@@ -134,6 +134,20 @@ def shear_of(geometry: Geometry) -> Shear | None:
     return Shear(offsets_yx, shape_zyx, grid)
 
 
+def stood_up(source: Volume, labels_zyx: NDArray[np.uint8]) -> tuple[Volume, NDArray[np.uint8]]:
+    """Return a volume and its labels as a picture should show them: upright.
+
+    Parameters
+    ----------
+    labels_zyx : ndarray of uint8, shape (slices, rows, columns)
+        Labels on the source grid.
+    """
+    shear = shear_of(source.geometry)
+    if shear is None:
+        return source, labels_zyx
+    return shear.volume(source), shear.labels(labels_zyx)
+
+
 def _moved(plane_yx: NDArray[np.float32], axis: int, part: np.float32) -> NDArray[np.float32]:
     """Move a plane by part of a pixel along an axis, on which it becomes one pixel longer."""
     pad = [(0, 0), (0, 0)]

@@ -14,7 +14,7 @@ from osteon.pipeline.boneseg import combine
 from osteon.pipeline.geometry import Geometry, SourceFrame
 from osteon.pipeline.modelspec import SegmentSpec
 from osteon.pipeline.prediction import predict
-from osteon.pipeline.upright import Shear, shear_of
+from osteon.pipeline.upright import Shear, shear_of, stood_up
 from osteon.pipeline.volume import Volume, read_volume
 
 ROW_MM, COLUMN_MM = 0.7, 0.9
@@ -161,6 +161,17 @@ def test_a_model_that_returns_another_shape_is_named() -> None:
     grid = geometry((5, 9, 9), 20)
     with pytest.raises(ModelError, match=r"shape \(5, 9, 9\) for the upright volume of \(5, "):
         sheared(grid).back(np.zeros((5, 9, 9), np.uint8), grid.shape_zyx)
+
+
+def test_a_picture_shows_volume_and_labels_upright() -> None:
+    grid = geometry((9, 20, 30), 20)
+    hu_zyx = np.random.default_rng(1).integers(-1000, 1000, grid.shape_zyx, np.int16)
+    shown, labels_zyx = stood_up(volume(hu_zyx, grid), _bytes(hu_zyx > 0))
+    assert shown.hu_zyx.shape == labels_zyx.shape == sheared(grid).shape_zyx
+    np.testing.assert_array_equal(labels_zyx, sheared(grid).labels(_bytes(hu_zyx > 0)))
+    straight = volume(hu_zyx, geometry((9, 20, 30), 0))
+    labels_zyx = _bytes(hu_zyx > 0)
+    assert stood_up(straight, labels_zyx) == (straight, labels_zyx)
 
 
 def test_a_real_tilted_gantry(shared_data: Path) -> None:
