@@ -29,6 +29,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import disk_floor
 import raw_scu
 import receive_report
 from datasets import CT, MR, MULTI, MULTI_SMALL, RUN, DataSet, write_instances
@@ -207,6 +208,16 @@ class Bench:
             took_s = raw_scu.echo(opened[0], ECHOES, ECHO_S)
         self._note("echo", echo_ms_p50=round(1000 * statistics.median(took_s), 4))
 
+    def floor(self, round_: int) -> None:
+        """Measure what the disk alone allows."""
+        self._about = {"receiver": "floor", "round": round_}
+        for threads in (1, 4):
+            os.sync()
+            folder = self.folder / f"floor-{threads}"
+            rate = disk_floor.measure(folder, threads, self.plan.seconds)
+            self._note("floor", associations=threads, instances_per_s=round(rate, 1))
+            shutil.rmtree(folder)
+
     def idle(self, names: Sequence[str]) -> None:
         """Let one association be idle at every receiver, all at the same time."""
         with ExitStack() as stack:
@@ -239,6 +250,7 @@ def run(plan: Plan, names: Sequence[str], folder: Path) -> dict[str, Any]:
     done, round_s = 0, 0.0
     while done < plan.rounds and time.monotonic() - started + round_s < plan.budget_s:
         begun = time.monotonic()
+        bench.floor(done + 1)
         for name in names:
             bench.visit(name, done + 1)
             print(f"round {done + 1}: {name}", file=sys.stderr)
