@@ -50,7 +50,7 @@ def lines_of(story: dict[str, Any]) -> Iterator[str]:
     for at, words in sorted(entries, key=lambda entry: entry[0]):
         yield f"  {_clock(at)}  {words}"
     if story["state"] == "receiving":
-        yield f"  now: waits for {story['waits_for']}"
+        yield f"  now: waits for {story['waits_for']}{wait_of(story)}"
     for job in story["jobs"]:
         yield f"  now: job {job['id']} is {job['status']}: {job['reason']}{wait_of(job)}"
         for result in job["results"]:

@@ -433,6 +433,8 @@ def test_metrics(served: Served) -> None:
     assert samples["osteon_instances",] == 2
     assert samples["osteon_jobs", "receiving"] == 1
     assert samples["osteon_jobs", "failed"] == 0
+    states = ("waiting", "sending", "delivered", "refused", "given_up", "cancelled")
+    assert [samples["osteon_deliveries", state] for state in states] == [0] * len(states)
     assert samples["osteon_role_up", "work"] == 0
     assert samples["osteon_accepting",] == 1
     assert samples["osteon_disk_free_bytes",] > 0

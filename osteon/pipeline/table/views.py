@@ -221,6 +221,8 @@ def _story(table: Table, series: Row) -> dict[str, Any]:
         (series["series_instance_uid"], series["generation"]),
     )
     found = table.rows(f"{_JOBS} WHERE series.id = ? ORDER BY job.id", (series["id"],))
+    receiving = series["state"] == "receiving"
+    wait = Waits(table).of_series(series) if receiving else None
     return {
         "series_instance_uid": series["series_instance_uid"],
         "study_instance_uid": series["study_instance_uid"],
@@ -230,6 +232,8 @@ def _story(table: Table, series: Row) -> dict[str, Any]:
         "instances": series["instances"],
         "state": series["state"],
         "waits_for": series["waits_for"],
+        "since": iso(wait.since) if wait is not None else None,
+        "until": iso(wait.until) if wait is not None else None,
         "first": iso(series["first"]),
         "last": iso(series["last"]),
         "associations": [

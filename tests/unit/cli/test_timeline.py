@@ -54,6 +54,8 @@ STORY: dict[str, Any] = {
             "id": "1",
             "status": "done",
             "reason": "delivered to pacs",
+            "since": None,
+            "until": None,
             "results": [
                 {
                     "deliveries": [
@@ -101,5 +103,8 @@ def test_a_story_is_told_in_order_and_says_what_is_now() -> None:
 
 
 def test_a_receiving_series_says_what_it_waits_for() -> None:
-    story = STORY | {"state": "receiving", "waits_for": "slices 3-7 missing", "jobs": []}
-    assert list(lines_of(story))[-1] == "  now: waits for slices 3-7 missing"
+    waits = {"waits_for": "slices 3-7 missing", "since": AT.format(2), "until": AT.format(50)}
+    story = STORY | {"state": "receiving", "jobs": []} | waits
+    said = list(lines_of(story))[-1]
+    assert said.startswith("  now: waits for slices 3-7 missing, for ")
+    assert said.endswith(", due now")
