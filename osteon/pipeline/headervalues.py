@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, Literal
 
 from pydicom.dataset import Dataset
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import Tag
 
 # A decimal string, PS3.5 6.2; Python's own reading takes 1_0, inf and nan too.
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -29,7 +29,8 @@ class HeaderValues:
 
     def __init__(self, ds: Dataset) -> None:
         self._ds = ds
-        self._values: dict[int, Any] = {element.tag: element.value for element in ds.elements()}
+        # Plain integers, since pydicom's tags compare themselves in Python.
+        self._values: dict[int, Any] = {int(tag): element.value for tag, element in ds.items()}
 
     def texts(self, keyword: str) -> tuple[str, ...]:
         """Return the values of a character string element, without padding."""
@@ -74,5 +75,5 @@ class HeaderValues:
 
 
 @cache
-def _tag(keyword: str) -> BaseTag:
-    return Tag(keyword)
+def _tag(keyword: str) -> int:
+    return int(Tag(keyword))
