@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check bench bench-bones bench-sliding bench-loading bench-receive bench-route bench-robust bench-faults bench-fuzz bench-bytes bench-soak format docs clean
+.PHONY: demo test check bench bench-bones bench-sliding bench-loading bench-receive bench-route bench-robust bench-faults bench-fuzz bench-bytes bench-soak bench-table bench-simulate bench-states format docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -51,6 +51,15 @@ bench-soak: $(STAMP)  ## 5,000 associations, 50,000 instances
 
 bench-loading: $(STAMP)  ## CT series into volumes, beside pydicom and np.frombuffer; DATA=one series
 	$(BIN)/python bench/loading.py $(if $(DATA),--data "$(DATA)") $(if $(CHECK),--check)
+
+bench-table: $(STAMP)  ## a table of 10^6 jobs: who is next, and how long everything takes
+	$(BIN)/python bench/table.py $(if $(JSON),--json $(JSON))
+
+bench-simulate: $(STAMP)  ## 1,000 hospitals, 1 to 200 slots, faults, under injected time
+	$(BIN)/python bench/simulate.py $(if $(JSON),--json $(JSON))
+
+bench-states: $(STAMP)  ## 10,000 examples of whatever may happen, and ten mutations
+	$(BIN)/python bench/states.py --seeds $(or $(SEEDS),10000)
 
 bench-bones: $(STAMP)  ## the bone model beside plain thresholds; DATA=folder of labelled series
 	$(BIN)/python bench/bones.py --data "$(DATA)"

@@ -118,6 +118,13 @@ class Dispatcher:
             self._clear(folder)
         return len(orphans)
 
+    def sweep(self) -> None:
+        """Remove what jobs have left that somebody has ended while they waited."""
+        held = {str(running.job["id"]) for running in self._running.values()}
+        for folder in (self._table.data_dir / WORK).glob("[0-9]*"):
+            if folder.name not in held:
+                self._clear(folder)
+
     def release_all(self) -> None:
         """Give back, at a stop in good order, what runs; that attempt counts as no failure."""
         for running in self._running.values():

@@ -25,6 +25,7 @@ from osteon.pipeline.table.connection import Table
 POLL_S = 0.03  # How often another process' commit is looked for.
 SAFETY_NET_S = 5.0  # A tick at least this often, whatever was missed.
 RECOVERY_WAIT_S = 1.0
+SWEEP_S = 60.0  # How often leftovers on the disk are looked for.
 CLOCK_STEP_S = 1.0  # A clock that is set back by more than this is minded.
 Result = TypeVar("Result")
 log = structlog.get_logger(__name__)
@@ -54,6 +55,7 @@ class Observer:
         self._delivery = Delivery(settings, table, sender)
         self._shadow = Shadow(table)
         self._ticked_at = float("inf")  # Before the first tick it may have been set back, too.
+        self._swept_at = 0.0
         self._well = True
 
     def start(self) -> None:
@@ -83,6 +85,9 @@ class Observer:
         self._attempt(self._dispatcher.dispatch_shadows)
         self._attempt(self._delivery.tick)
         self._attempt(self._shadow.tick)
+        if abs(self._table.clock() - self._swept_at) >= SWEEP_S:
+            self._swept_at = self._table.clock()
+            self._attempt(self._dispatcher.sweep)
         return self._well
 
     def next_due(self) -> float:

@@ -1,0 +1,26 @@
+"""The pipeline's promises under whatever happens; `make bench-states` plays 10,000 examples."""
+
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from tests.states import MUTATIONS, examine
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Thousands of failures are played; none is news."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    yield
+    structlog.reset_defaults()
+
+
+def test_promises_hold_whatever_happens() -> None:
+    examine(100)
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_what_is_broken_on_purpose_is_found(mutation: str) -> None:
+    with pytest.raises(AssertionError):
+        examine(400, mutation)
