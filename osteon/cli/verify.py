@@ -9,6 +9,7 @@ from osteon.cli.output import printable, progress, write_json
 from osteon.cli.peers import peer_named
 from osteon.config.settings import Settings
 from osteon.errors import ConfigError, DeliveryError, NotFoundError, OsteonError
+from osteon.pipeline.leftovers import recover_all
 from osteon.pipeline.rebuild import Fault, adopt, compare
 from osteon.pipeline.spool import SPOOL
 from osteon.pipeline.table import holdings
@@ -34,6 +35,8 @@ def command(deep: bool, pacs: bool, rebuild: bool, as_json: bool) -> None:
     found: list[Fault] = []
     adopted = 0
     try:
+        if rebuild:
+            recover_all(settings, table)  # What a killed role has left is part of the spool.
         with progress("comparing") as bar:
             for fault in _faults(settings, table, deep=deep, pacs=pacs):
                 if rebuild and fault.kind == "orphan":

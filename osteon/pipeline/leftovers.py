@@ -6,6 +6,7 @@ has the hash that its header names; one that was acknowledged always is.
 """
 
 import hashlib
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import structlog
@@ -13,7 +14,7 @@ import structlog
 from osteon.config.settings import Settings
 from osteon.errors import OsteonError, ReceptionError
 from osteon.pipeline.index import read_header
-from osteon.pipeline.part10 import decode_header
+from osteon.pipeline.part10 import HEADER_BYTES_MAX, decode_header
 from osteon.pipeline.spool import INCOMING, Spool, abandoned, name_durably
 from osteon.pipeline.table import reception
 from osteon.pipeline.table.connection import Table
@@ -68,18 +69,19 @@ def recover(settings: Settings, table: Table, folder: Path) -> int:
 
 def _read(table: Table, draft: Path) -> tuple[Origin, Received] | None:
     """Read a draft that is whole, or return None."""
-    raw = memoryview(draft.read_bytes())
-    try:
-        meta, start = decode_header(raw)
-        sha256 = hashlib.sha256(raw[start:]).hexdigest()
-        if sha256 != meta.sha256:
+    with draft.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        try:
+            meta, start = decode_header(content[:HEADER_BYTES_MAX])
+            with memoryview(content) as raw, raw[start:] as dataset:
+                if hashlib.sha256(dataset).hexdigest() != meta.sha256:
+                    return None
+                header = read_header(dataset, meta.transfer_syntax_uid)
+        except ReceptionError:
             return None
-        header = read_header(raw[start:], meta.transfer_syntax_uid)
-    except ReceptionError:
-        return None
-    path = str(Spool(table.data_dir).path_of(header.series_instance_uid, sha256))
+        size = len(content)
+    path = str(Spool(table.data_dir).path_of(header.series_instance_uid, meta.sha256))
     origin = Origin(meta.sending_ae_title, meta.receiving_ae_title, "spool")
-    return origin, Received(header, meta.transfer_syntax_uid, sha256, path, len(raw))
+    return origin, Received(header, meta.transfer_syntax_uid, meta.sha256, path, size)
 
 
 def _put_on_record(

@@ -12,7 +12,7 @@ from osteon.results.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 
 DIGEST_BYTES = 32  # SHA-256
 _PREAMBLE = b"\0" * 128 + b"DICM"
-_META_BYTES_MAX = 64 * 1024
+HEADER_BYTES_MAX = 64 * 1024 + len(_PREAMBLE)
 # VRs whose length has four bytes, PS3.5 7.1.2.
 _LONG_VR = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 
@@ -78,7 +78,7 @@ def decode_header(raw: bytes | memoryview) -> tuple[FileMeta, int]:
     UnparseableError
         The bytes are no Part 10 file.
     """
-    head = bytes(raw[: len(_PREAMBLE) + _META_BYTES_MAX])
+    head = bytes(raw[:HEADER_BYTES_MAX])
     if head[128:132] != b"DICM":
         raise UnparseableError("not a DICOM file: no DICM after the 128-byte preamble (PS3.10 7.1)")
     values: dict[int, bytes] = {}

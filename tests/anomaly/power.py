@@ -5,6 +5,7 @@ acknowledged until then and which promises the disk breaks. Used by the tests an
 """
 
 import itertools
+import os
 import random
 import shutil
 import struct
@@ -15,6 +16,8 @@ from pathlib import Path
 from osteon.config.settings import Settings
 from osteon.errors import OsteonError
 from osteon.pipeline.intake import Intake
+from osteon.pipeline.leftovers import recover_all
+from osteon.pipeline.rebuild import adopt, compare
 from osteon.pipeline.table.connection import open_table
 from osteon.pipeline.table.reception import Origin
 from tests.anomaly.disk import Cut, Disk
@@ -89,6 +92,22 @@ class Recording:
             yield Verdict(where, len(answers.acknowledged), broken)
             shutil.rmtree(folder)
 
+    def forgetful_cuts(self, count: int, seed: int, scratch: Path) -> Iterator[Verdict]:
+        """Cut the power so many times, and lose the job table as well: the spool must be enough."""
+        chance = random.Random(seed)
+        chosen = _spread(self._moments(), count, chance)
+        disk, answers = Disk(self.folder), _Answers(self.sent)
+        for at, call in enumerate(self.calls):
+            disk.apply(call)
+            answers.apply(call)
+            if at in chosen:
+                folder = scratch / "forgetful"
+                disk.image(folder, chance.choice(list(Cut)), seed=chance.randrange(2**32))
+                lost = answers.acknowledged - _rebuilt(folder / DATA)
+                where = f"cut after call {at} of {len(self.calls)}, the table is lost"
+                yield Verdict(where, len(answers.acknowledged), [uid for uid, _ in sorted(lost)])
+                shutil.rmtree(folder)
+
     def _moments(self) -> list[int]:
         """Every call that changes the disk or what a peer knows."""
         disk, answers = Disk(self.folder), _Answers(self.sent)
@@ -156,6 +175,25 @@ def _spread(moments: list[int], count: int, chance: random.Random) -> set[int]:
     count = min(count, len(moments))
     edges = [round(n * len(moments) / count) for n in range(count + 1)]
     return {moments[chance.randrange(a, b)] for a, b in itertools.pairwise(edges)}
+
+
+def _rebuilt(data_dir: Path) -> set[tuple[str, str]]:
+    """Forget the table and rebuild it as ``osteon verify --rebuild`` does; return what it names."""
+    data_dir.mkdir(exist_ok=True)
+    for file in data_dir.glob("osteon.sqlite*"):
+        file.unlink()
+    settings = Settings(data_dir=data_dir)
+    table = open_table(data_dir)
+    try:
+        recover_all(settings, table)
+        for file in (data_dir / "spool").rglob("*.dcm"):
+            os.utime(file, (0, 0))  # None of them is just being received.
+        for fault in list(compare(table)) if (data_dir / "spool").is_dir() else ():
+            adopt(settings, table, fault.path)
+        rows = table.rows("SELECT sop_instance_uid, sha256 FROM instance")
+        return {(row["sop_instance_uid"], row["sha256"]) for row in rows}
+    finally:
+        table.close()
 
 
 def _restarted(data_dir: Path) -> list[str]:

@@ -49,6 +49,15 @@ def test_power_cuts_lose_nothing(recording: Recording, tmp_path: Path) -> None:
     assert max(v.acknowledged for v in verdicts) > INSTANCES
 
 
+def test_power_cuts_lose_nothing_even_without_the_table(
+    recording: Recording, tmp_path: Path
+) -> None:
+    verdicts = list(recording.forgetful_cuts(15, SEED, tmp_path))
+
+    assert [(v.fault, v.broken) for v in verdicts if v.broken] == []
+    assert max(v.acknowledged for v in verdicts) > INSTANCES
+
+
 @pytest.mark.parametrize("kind", weakened.KINDS)
 def test_power_cuts_catch_a_receiver_with_a_safeguard_less(kind: str, tmp_path: Path) -> None:
     require_tool("/usr/bin/strace")
