@@ -115,8 +115,8 @@ def test_work_ahead_of_the_quiet_time_comes_before_shadows(tmp_path: Path) -> No
     try:
         for number in (1, 2):
             node.receive(range(1, 4), series=f"1.2.3.{number}")
+        node.tick_until(lambda: [job["state"] for job in node.jobs()].count("done") == 2)
         node.tick_until(lambda: "new" in [request.model for request in node.engine.requests])
-        assert [job["state"] for job in node.jobs()].count("done") == 2
         store_slices(node.intake, range(1, 4), series="1.2.3.9")
         node.observer.tick()
         go_on.set()
