@@ -47,13 +47,14 @@ def list_routes(as_json: bool) -> None:
         (
             route.name,
             route.model,
+            ", ".join(route.shadow),
             route.series,
             ", ".join(d.name for d in settings.destinations_of(route)) or "none",
             "; ".join(f"{key} {_words(condition)}" for key, condition in route.match.items()),
         )
         for route in settings.routes
     ]
-    write_table(("route", "model", "series", "destinations", "conditions"), rows)
+    write_table(("route", "model", "shadow", "series", "destinations", "conditions"), rows)
 
 
 @command.command(epilog=example("osteon routes test ct/ --called BONES"))
