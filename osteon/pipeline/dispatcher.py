@@ -104,7 +104,9 @@ class Dispatcher:
         self._noted_at = 0.0
         self._told: tuple[int, str] | None = None
         self._cache = CacheSettings(
-            table.data_dir / CACHE, int(self._limits.evidence_cache_gb * GIGABYTE)
+            table.data_dir / CACHE,
+            int(self._limits.evidence_cache_gb * GIGABYTE),
+            int(2 * self._limits.disk_reserve_gb * GIGABYTE),
         )
         self._ahead = Ahead(settings, table, engine, self._cache)
         self._jitter = random.Random()  # noqa: S311 - it spreads retries and keeps no secret
@@ -181,7 +183,7 @@ class Dispatcher:
     def watch_running(self) -> None:
         """Renew leases; kill what ran past its deadline or is no longer wanted."""
         now = self._table.clock()
-        wanted = {(job["id"], job["attempt"]) for job in lines.running(self._table)}
+        wanted = lines.leases(self._table)
         for future, running in self._running.items():
             if running.killed:
                 self._engine.kill(future)  # Again, until its future says that it is gone.

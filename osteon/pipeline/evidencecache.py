@@ -7,6 +7,7 @@ is a cache: a file that is gone, damaged or of another form is predicted anew.
 
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +24,7 @@ from osteon.pipeline.volume import SourceFrame
 # own time: it pays for networks, and builtin:bone with its 5 ms would gain nothing.
 WORTH_S = 0.02
 _DEFLATE = 1  # Label maps shrink to a hundredth already.
-_FULL, _LEFT = 1.0, 0.9  # Cleared from full down to this share of the limit.
+_LEFT = 0.9  # Once full, it is cleared down to this share of its limit.
 _LOOK_EVERY, _LOOK_AT = 64, 1  # Of so many writes this one looks at the size of the whole.
 
 
@@ -93,10 +94,12 @@ class EvidenceCache:
                 facts = path.stat()
                 files.append((facts.st_mtime, facts.st_size, path))
         size = sum(size for _, size, _ in files)
-        if size <= _FULL * self._settings.bytes_max:
+        spare = shutil.disk_usage(self._settings.folder).free - self._settings.free_bytes_min
+        limit = min(self._settings.bytes_max, size + spare)
+        if size <= limit:
             return
         for _, gone, path in sorted(files):
-            if size <= _LEFT * self._settings.bytes_max:
+            if size <= _LEFT * limit:
                 return
             path.unlink(missing_ok=True)
             size -= gone

@@ -14,10 +14,17 @@ from osteon.pipeline.job import Stage
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Where what 2D models said of slices is kept, and how large that may become."""
+    """Where what 2D models said of slices is kept, and how large that may become.
+
+    Attributes
+    ----------
+    free_bytes_min : int
+        Where less of the disk is free, it shrinks: it shall never be what stops reception.
+    """
 
     folder: Path
     bytes_max: int
+    free_bytes_min: int = 0
 
 
 @dataclass(frozen=True)

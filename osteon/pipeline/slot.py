@@ -193,7 +193,7 @@ class Slot:
             log.debug("worker does not hear", error=str(error))
 
     def _listen(self, link: Connection, process: SpawnProcess) -> None:
-        """Hear what a worker says, until it is gone."""
+        """Hear what a worker says, until it is gone; nothing else ends a slot's listening."""
         try:
             while link in multiprocessing.connection.wait([link, process.sentinel]):
                 answer = link.recv()
@@ -202,15 +202,21 @@ class Slot:
                         self._hear(answer)
         except (EOFError, OSError):
             pass  # It is gone.
-        with self._lock:
-            process.join()
-            link.close()
-            if process is self._process and not self._is_closed:
-                again = self._is_ready  # One that fails at its start is started when it is needed.
-                self._lose()
-                if again and not self._process.is_alive():
-                    self._start()
-                self._on_free(self)
+        finally:
+            process.kill()
+            with self._lock:
+                process.join()
+                link.close()
+                if process is self._process and not self._is_closed:
+                    self._replace()
+
+    def _replace(self) -> None:
+        """Start a new worker; one that failed at its start is started when it is needed."""
+        again = self._is_ready
+        self._lose()
+        if again and not self._process.is_alive():
+            self._start()
+        self._on_free(self)
 
     def _hear(self, answer: Answer) -> None:
         if isinstance(answer, Ready):
@@ -244,8 +250,9 @@ class Slot:
         self.begun.clear()
         self.current = self.hinted = self.holds = self._killed_for = None
         self._is_leaving = False
-        code = self._process.exitcode
-        why = f"by {signal.Signals(-code).name}" if code and code < 0 else f"with exit code {code}"
+        code = self._process.exitcode or 0
+        signals = {number.value: number.name for number in signal.Signals}
+        why = f"by {signals.get(-code, -code)}" if code < 0 else f"with exit code {code}"
         for chain in lost:
             guilty = culprit is None or chain is culprit
             chain.settle(WorkerLostError(f"the worker process died {why}", counts=guilty))

@@ -39,11 +39,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def engine(place: Path) -> Iterator[LocalEngine]:
-    """One slot that has learned to work."""
+def shared(place: Path) -> Iterator[LocalEngine]:
     made = LocalEngine(1, WorkerSettings(known_cost.NAME))
     yield made
     made.close()
+
+
+@pytest.fixture
+def engine(shared: LocalEngine) -> LocalEngine:
+    """One slot, which has nothing to do and has loaded its model."""
+    (slot,) = shared._slots
+    wait_until(lambda: slot.free and slot._is_ready and not slot.begun, 60)
+    return shared
 
 
 @pytest.fixture

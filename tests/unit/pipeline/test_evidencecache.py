@@ -1,6 +1,7 @@
 """Evidence on the disk: the same comes back, the rest is predicted anew, and it stays small."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,16 @@ def test_what_was_of_no_use_for_longest_goes_first(cache, tmp_path, monkeypatch)
     assert paths[0] in kept
     assert paths[1] not in kept
     assert sum(f.stat().st_size for f in (tmp_path / "cache").glob("*/*")) <= 6000
+
+
+def test_it_shrinks_where_the_disk_is_short(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidencecache, "_LOOK_EVERY", 1)
+    monkeypatch.setattr(evidencecache, "_LOOK_AT", 0)
+    free = shutil.disk_usage(tmp_path).free
+    short = EvidenceCache(CacheSettings(tmp_path / "cache", 10**9, free_bytes_min=2 * free))
+    for number in range(3):
+        short.put(instance(tmp_path, f"{number:02}"), DIGEST, [evidence(number, random=True)])
+    assert list((tmp_path / "cache").glob("*/*")) == []
 
 
 def test_a_disk_that_takes_nothing_costs_only_the_evidence(tmp_path):
