@@ -110,6 +110,13 @@ class Draft:
         assert self._path is not None
         os.link(self._path, target)
 
+    def replace(self, target: Path) -> None:
+        """Give the synced file the last name of another one, besides its own first one."""
+        assert self._path is not None
+        spare = self._path.with_suffix(".spare")
+        os.link(self._path, spare)
+        spare.replace(target)
+
     def is_named(self, target: Path) -> bool:
         """Return whether a name is this file's."""
         return self._path is not None and target.exists() and self._path.samefile(target)

@@ -171,15 +171,20 @@ class Intake:
         header, sha256 = sealed.header, sealed.sha256
         path = self._spool.path_of(header.series_instance_uid, sha256)
         size = sealed.draft.size
-        held = self._held_size(path)
-        # Its name is its content: without a file of this name no look at the table is needed.
-        row = None if held is None else reception.find_instance(self._table, header, sha256)
-        if row is None or size == row["size"] or held != row["size"]:
+        is_free = self._spool.publish(sealed.draft, path)
+        # Its name is its content: where no file had this name, no look at the table is needed.
+        row = None if is_free else reception.find_instance(self._table, header, sha256)
+        if not is_free and (
+            row is None or size == row["size"] or self._held_size(path) != row["size"]
+        ):
             # Of a duplicate, too: whatever has befallen the file since, it is whole again.
-            self._spool.publish(sealed.draft, path)
+            self._spool.replace(sealed.draft, path)
             if row is not None and size != row["size"]:
                 reception.resize_instance(self._table, str(path), size)
         new = row is None and self._put_on_record(origin, sealed, path)
+        if new and not is_free and self._held_size(path) is None:
+            # The other sender of these bytes was refused at this moment, and has tidied up.
+            self._spool.publish(sealed.draft, path)
         self._spool.settle(sealed.draft, path)
         return Stored(
             header.sop_instance_uid, header.series_instance_uid, str(path), duplicate=not new
@@ -197,9 +202,6 @@ class Intake:
             raise
         if not new:
             self._agree_on_size(path, header, sha256)
-        if self._held_size(path) is None:
-            # Another sender of these bytes was refused at this moment, and has tidied up.
-            self._spool.publish(sealed.draft, path)
         return new
 
     def _withdraw(self, sealed: Sealed, received: Received) -> None:

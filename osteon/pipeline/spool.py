@@ -72,11 +72,16 @@ class Spool:
         """Return the path, under the data directory, of an instance with this content."""
         return _series_folder(series_instance_uid) / f"{sha256}.dcm"
 
-    def publish(self, draft: Draft, path: Path) -> None:
-        """Give a synced draft its path; an older file of that name is replaced.
+    def publish(self, draft: Draft, path: Path) -> bool:
+        """Give a synced draft its path, unless a file has it already.
 
         The name needs not be on the disk yet, but the draft keeps its own, which is, until
         `settle`.
+
+        Returns
+        -------
+        bool
+            Whether the path was free.
 
         Raises
         ------
@@ -91,7 +96,24 @@ class Spool:
                 target.parent.mkdir(exist_ok=True)
                 draft.link(target)
         except FileExistsError:
-            self._replace(draft, target)
+            return False
+        except OSError as error:
+            raise unwritable(error) from error
+        return True
+
+    def replace(self, draft: Draft, path: Path) -> None:
+        """Put a synced draft in the place of the file that has its path, durably.
+
+        Raises
+        ------
+        OutOfResourcesError
+            No space is left, or the disk fails.
+        """
+        target = self.data_dir / path
+        try:
+            draft.replace(target)
+            for folder in (target.parent, target.parent.parent):
+                sync_folder(folder)
         except OSError as error:
             raise unwritable(error) from error
 
@@ -105,14 +127,6 @@ class Spool:
         with suppress(OSError):
             if draft.is_named(target):
                 target.unlink()
-
-    def _replace(self, draft: Draft, target: Path) -> None:
-        try:
-            draft.publish(target)
-            for folder in (target.parent, target.parent.parent):
-                sync_folder(folder)
-        except OSError as error:
-            raise unwritable(error) from error
 
 
 @contextmanager

@@ -203,6 +203,8 @@ def test_a_refused_sender_does_not_take_the_file_of_another(crashed, monkeypatch
 def test_a_name_that_another_takes_back_is_given_again(crashed, monkeypatch):
     """The file was there, so it was replaced, and was gone when the row was committed."""
     intake = Intake(crashed.settings, crashed.table)
+    store_slices(intake, [2])
+    crashed.forget_rows()
     commit = intake._commits._commit
 
     def removing(batch):

@@ -151,8 +151,11 @@ def test_an_older_file_of_the_name_is_replaced_durably(spool, tmp_path, monkeypa
     with spool.draft() as draft:
         draft.write(b"whole")
         draft.sync()
-        spool.publish(draft, path)
-        spool.withdraw(draft, path)  # It has no other name any more.
+        assert not spool.publish(draft, path)
+        spool.replace(draft, path)
+        spool.settle(draft, path)
+    spool.close()
+    assert files_in(tmp_path) == [tmp_path / path]
     assert (tmp_path / path).read_bytes() == b"whole"
     at = calls.index(("replace", str(tmp_path / path)))
     assert ("fsync", str((tmp_path / path).parent)) in calls[at:]
