@@ -1,6 +1,7 @@
 """``osteon shadow``: how models that run beside the first compare with it, before one is used."""
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -47,11 +48,11 @@ def command(worst: int, as_json: bool) -> None:
                     case["first_job"],
                     local_time(case["compared"]),
                     case["accession_number"],
-                    case["worst_segment"],
+                    _words(case["segments"]),
                 )
                 for case in one["worst"]
             ]
-            write_table(("dice", "job", "beside", "compared", "accession", "worst segment"), rows)
+            write_table(("dice", "job", "beside", "compared", "accession", "segments"), rows)
         click.echo()
     click.echo(f"{still_open} not finished" if found or still_open else "no shadow has run yet")
 
@@ -71,15 +72,20 @@ def _case(case: Row) -> dict[str, Any]:
         "route": case["route"],
         "compared": iso(case["updated"]),
         "dice": case["dice"],
-        "worst_segment": _words(min(segments, key=lambda s: s["dice"], default=None)),
         "segments": segments,
     }
 
 
-def _words(segment: dict[str, Any] | None) -> str:
-    if segment is None:
-        return ""
-    return (
-        f"{segment['label']}: Dice {segment['dice']:.3f},"
-        f" {segment['volume_ml']:.1f} ml beside {segment['first_volume_ml']:.1f} ml"
-    )
+def _words(segments: Sequence[Mapping[str, Any]]) -> str:
+    """Say which segment differs most of those that both have, and how many only one has."""
+    both = [s for s in segments if s["volume_ml"] and s["first_volume_ml"]]
+    words = []
+    if both:
+        worst = min(both, key=lambda s: float(s["dice"]))
+        words.append(
+            f"{worst['label']}: Dice {worst['dice']:.3f}, {worst['volume_ml']:.1f} ml beside"
+            f" {worst['first_volume_ml']:.1f} ml"
+        )
+    if len(both) < len(segments):
+        words.append(f"{len(segments) - len(both)} that only one has")
+    return "; ".join(words)
