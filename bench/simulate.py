@@ -51,7 +51,7 @@ SECONDS_PER_VOXEL = 60.0 / (300 * 512 * 512)  # 60 s for 300 slices of 512².
 SLICES_MEDIAN, SLICES_SPREAD = 300, 0.6
 DAY_S, QUIET_S, STAGE_TIMEOUT_S = 86_400.0, 5.0, 900.0
 HANG_SHARE = 0.5  # How far a request has come when its worker dies.
-POISON_LOSS_MAX, FAIR_MIN, ATTEMPTS = 0.10, 0.98, 3
+POISON_LOSS_MAX, FAIR_MIN, SERIES_OF_A_SOURCE_MIN = 0.10, 0.95, 30
 SHM = Path("/dev/shm")
 
 
@@ -103,6 +103,7 @@ def scenarios(series: int) -> list[Scenario]:
     found += [Scenario(f"{n} sources", 10, n, 0.9, series) for n in (1, 30)]
     found += [
         Scenario("twice too much", 10, 30, 2.0, series, routine),
+        Scenario("two sources, twice too much", 10, 2, 2.0, series, routine),
         Scenario("five times too much", 10, 1000, 5.0, series),
         Scenario("workers die", 10, 100, 0.7, series, lost=0.03),
         Scenario("workers hang", 10, 100, 0.7, series, hangs=0.003),
@@ -124,6 +125,7 @@ class Simulation:
         self._poison: set[int] = set()
         self._full_until = 0.0
         self._full_from = NEVER
+        self._due = NEVER
         self.cpu_s = 0.0
         self.ticks = 0
         self.table: Table = open_table(folder, clock=self._clock)
@@ -144,7 +146,7 @@ class Simulation:
         with patch("osteon.pipeline.door.free_bytes", self._free_bytes):
             while True:
                 due = [coming[0][0]] if coming else []
-                due += [self._engine.next_end(), self._sender.next_end(), self._next_due()]
+                due += [self._engine.next_end(), self._sender.next_end(), self._due]
                 if not coming and self._is_idle():
                     break
                 self._clock.now = max(self._clock.now, min(due))
@@ -250,17 +252,14 @@ class Simulation:
     def _free_bytes(self, _: Path) -> int:
         return 0 if self._full_from <= self._clock.now < self._full_until else 10**15
 
-    def _next_due(self) -> float:
-        started = time.process_time()
-        due = self._observer.next_due()
-        self.cpu_s += time.process_time() - started
-        return max(due, self._clock.now + 0.001)
-
     def _tick(self) -> None:
+        """Let the node do what it can; only this is its own cost."""
         started = time.process_time()
         well = self._observer.tick()
+        due = self._observer.next_due()
         self.cpu_s += time.process_time() - started
         self.ticks += 1
+        self._due = max(due, self._clock.now + 0.001)
         assert well, "a step of the observer failed"
 
     def _is_idle(self) -> bool:
@@ -290,7 +289,7 @@ class Simulation:
             "ticks": self.ticks / len(rows),
             "done": len(good),
             "failed": sum(row["state"] == "failed" for row in rows),
-            "attempts_max": max(row["attempt"] for row in rows),
+            "failed_attempts": sorted({row["attempt"] for row in rows if row["state"] == "failed"}),
             "twice": len(sent) - len({row["uid"] for row in sent}),
             "good_per_hour": 3600.0 * len(good) / (last - self.began),
         }
@@ -358,7 +357,9 @@ def misses(found: list[dict[str, Any]]) -> list[str]:
             )
         if run["failed"] > max(2 * expected, 0.002 * run["series"]):
             missed.append(f"{name}: {run['failed']} failed")
-        if run["fair"] is not None and run["fair"] < FAIR_MIN and run["name"] == "twice too much":
+        # With a few series each, the last one decides: fairness is for sources that have many.
+        many = run["series"] / run["sources"] >= SERIES_OF_A_SOURCE_MIN
+        if many and run["fair"] is not None and run["fair"] < FAIR_MIN:
             missed.append(f"{name}: Jain's index {run['fair']:.3f}")
     rates = {run["name"]: run["good_per_hour"] for run in found}
     lost = 1.0 - rates["2 % are poison"] / rates["no series is poison"]

@@ -223,7 +223,7 @@ def views_of(settings: Settings, table: Table) -> dict[str, Callable[[], Any]]:
         "files, one series": lambda: views.files(table, "inputs/1.2.826.0.1.77/"),
         "files, one job": lambda: views.files(table, "results/77/"),
         "files, page": lambda: views.files(table, limit=1000),
-        "purge, the first that is over": lambda: next(purging.over(table, before)),
+        "purge, the first that is over": lambda: next(purging.over(table, before), None),
         "purge, nothing is over": lambda: list(purging.over(table, 0.0)),
         "purge, one series": lambda: purge(table, "1.2.826.0.1.5", before),
     }

@@ -88,6 +88,12 @@ def running(table: Table) -> list[Row]:
     return table.rows("SELECT * FROM job WHERE state = 'running'")
 
 
+def leases(table: Table) -> set[tuple[int, int]]:
+    """Return id and attempt of every job that a worker holds: asked often, of many."""
+    rows = table.rows("SELECT id, attempt FROM job WHERE state = 'running'")
+    return {(row["id"], row["attempt"]) for row in rows}
+
+
 def lapsed(table: Table) -> list[Row]:
     """Return the running jobs whose lease is over."""
     return table.rows(

@@ -66,6 +66,7 @@ PLANS = {
     "shares.served": (lambda t, j: shares.served(t, 2), "PRIMARY KEY"),
     "ready": (lambda t, j: lines.ready(t, 2), "job_waiting"),
     "running": (lambda t, j: lines.running(t), "job_running"),
+    "leases": (lambda t, j: lines.leases(t), "job_running"),
     "lapsed": (lambda t, j: lines.lapsed(t), "job_running"),
     "resumable": (lambda t, j: lines.resumable(t), "job_backoff"),
     "next_resume": (lambda t, j: lines.next_resume(t), "job_backoff"),
