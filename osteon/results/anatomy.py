@@ -2,7 +2,8 @@
 
 The name of a structure enters, its codes, side and colour leave. Called where a model folder is
 described. The table is that of TotalSegmentator, ``totalsegmentator_snomed_mapping.csv`` (Apache
-License 2.0), of which columns were left out: https://github.com/wasserth/TotalSegmentator.
+License 2.0), of which columns were left out, and one row
+put in: ``bone``, for all of them. https://github.com/wasserth/TotalSegmentator
 """
 
 import csv
