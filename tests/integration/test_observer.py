@@ -15,6 +15,7 @@ from osteon.config.settings import Settings
 from osteon.errors import ModelError, StageError, StaleTransition, VolumeError
 from osteon.pipeline import dispatcher
 from osteon.pipeline.job import Stage
+from osteon.pipeline.observer import SWEEP_S
 from osteon.pipeline.request import StageReport, StageRequest
 from osteon.pipeline.spool import free_bytes
 from osteon.pipeline.table import jobs as job_table
@@ -403,6 +404,17 @@ def test_cancel_while_running_kills_the_stage(make):
     assert (job["state"], job["reason"]) == ("cancelled", "cancelled by ada")
     assert not (node.data_dir / "work" / "1").exists()
     script.release.set()
+
+
+def test_what_waited_when_it_was_cancelled_leaves_nothing_on_the_disk(make):
+    node = make(Script(boneseg=[StageError("once")]))
+    node.receive(range(1, 4))
+    node.tick_until_state("backoff")
+    assert (node.data_dir / "work" / "1").is_dir()
+    job_table.cancel(node.receiver_table, job_table.get(node.receiver_table, 1), "ada")
+    node.clock.advance(SWEEP_S)
+    assert node.observer.tick()
+    assert not (node.data_dir / "work" / "1").exists()
 
 
 def test_run_again_keeps_the_uids_and_sends_again(make, pacs):
