@@ -1,6 +1,8 @@
 """Slices decoded by other processes: the same values, in order, and every failure named."""
 
 import multiprocessing
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -99,3 +101,31 @@ def test_a_volume_is_the_same_with_processes(
     assert elsewhere.hu_zyx.dtype == here.hu_zyx.dtype
     np.testing.assert_array_equal(elsewhere.hu_zyx, here.hu_zyx)
     assert elsewhere.frames == here.frames
+
+
+ABANDON = """
+import multiprocessing, pathlib, sys, time
+from osteon.pipeline.decoders import decode
+from osteon.pipeline.header import read_header
+sources = [read_header(pathlib.Path(path)).pixels for path in sys.argv[1:]]
+decoded = decode(sources, 2)
+next(decoded)
+print(*[process.pid for process in multiprocessing.active_children()], flush=True)
+time.sleep(60)
+"""
+
+
+def test_no_process_outlives_a_killed_parent(shared_data: Path) -> None:
+    paths = sorted((shared_data / "ts_siemens_j2k" / "dicom").iterdir())[:8]
+    command = [sys.executable, "-W", "ignore", "-c", ABANDON, *map(str, paths)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        children = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(children) == 2
+    wait_until(lambda: not any(map(_runs, children)))
+
+
+def _runs(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
