@@ -31,9 +31,9 @@ def command(worst: int, as_json: bool) -> None:
     """
     with job_table(settings_in_force()) as table:
         found = [_summary(table, row, worst) for row in shadow.summaries(table)]
-        still_open = shadow.count_open(table)
+        still_open, failed = shadow.count_open(table), shadow.count_failed(table)
     if as_json:
-        write_json({"models": found, "unfinished": still_open})
+        write_json({"models": found, "unfinished": still_open, "failed": failed})
         return
     for one in found:
         click.echo(
@@ -54,7 +54,8 @@ def command(worst: int, as_json: bool) -> None:
             ]
             write_table(("dice", "job", "beside", "compared", "accession", "segments"), rows)
         click.echo()
-    click.echo(f"{still_open} not finished" if found or still_open else "no shadow has run yet")
+    some = found or still_open or failed
+    click.echo(f"{still_open} not finished, {failed} failed" if some else "no shadow has run yet")
 
 
 def _summary(table: Table, row: Row, worst: int) -> dict[str, Any]:

@@ -99,6 +99,8 @@ class StatusCollector(Collector):
             ("disk_reserve_bytes", "Space that is kept free.", view.disk.reserve_bytes),
             ("table_bytes", "Size of the job table.", view.disk.table_bytes),
             ("slots", "Stages that can run at once.", view.engine.slots),
+            ("shadow_unfinished", "Shadows that are not finished.", view.shadow_unfinished),
+            ("shadow_failed", "Shadows among the failed jobs.", view.shadow_failed),
         ):
             yield GaugeMetricFamily(f"osteon_{name}", text, value)
         yield _labelled("jobs", "Jobs, and series still receiving.", "status", view.jobs)

@@ -73,6 +73,8 @@ class StatusView(BaseModel):
     jobs: dict[str, int] = Field(description="Status → how many.")
     deliveries: dict[str, int] = Field(description="State → how many.")
     shadow: list[ShadowSummary]
+    shadow_unfinished: int = Field(description="Of the jobs, shadows that are not finished.")
+    shadow_failed: int = Field(description="Of the failed jobs, shadows.")
 
 
 class NodeStatus:
@@ -121,6 +123,8 @@ class NodeStatus:
                 table_bytes=sum(file.stat().st_size for file in files if file.is_file()),
             ),
             shadow=[ShadowSummary(**row) for row in shadow.summaries(self._table)],
+            shadow_unfinished=shadow.count_open(self._table),
+            shadow_failed=shadow.count_failed(self._table),
             **counts,
         )
 

@@ -9,7 +9,7 @@ import pytest
 from osteon.config.settings import Settings
 from osteon.errors import ModelError
 from osteon.pipeline.request import SliceRequest, StageReport, StageRequest
-from osteon.pipeline.table import views
+from osteon.pipeline.table import shadow, views
 from tests.pipeline_parts import SERIES, Node, ThreadEngine, store_slices, write_stage
 
 PACS = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 1}
@@ -54,6 +54,7 @@ def test_a_shadow_runs_after_the_first_and_its_failure_stays_its_own(node: Node)
     ]
     assert said["shadow"][1]["reason"] == "its weights are gone"
     assert node.job(2)["reason"] == "kept here: it is a shadow"
+    assert (shadow.count_failed(node.table), shadow.count_open(node.table)) == (1, 0)
     assert [d["destination"] for d in node.table.rows("SELECT * FROM delivery")] == ["pacs"]
 
 

@@ -4,6 +4,7 @@ ALTER TABLE job ADD COLUMN shadow TEXT NOT NULL DEFAULT '[]';       -- JSON [mod
 ALTER TABLE job ADD COLUMN shadow_of INTEGER REFERENCES job (id);   -- the job that it runs beside
 CREATE INDEX job_shadow ON job (shadow_of) WHERE shadow_of IS NOT NULL;
 CREATE INDEX job_shadow_open ON job (stage) WHERE shadow_of IS NOT NULL AND state IN ('waiting', 'running', 'backoff');
+CREATE INDEX job_shadow_failed ON job (id) WHERE shadow_of IS NOT NULL AND state = 'failed';
 
 -- One row per shadow job with a result. It outlives the job: a purge takes away whose series it was.
 CREATE TABLE comparison (

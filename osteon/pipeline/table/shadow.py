@@ -58,6 +58,15 @@ def count_open(table: Table) -> int:
     return 0 if row is None else int(row["n"])
 
 
+def count_failed(table: Table) -> int:
+    """Return how many shadows have failed; they are among the failed jobs of the counts."""
+    row = table.row(
+        "SELECT count(*) AS n FROM job INDEXED BY job_shadow_failed"
+        " WHERE shadow_of IS NOT NULL AND state = 'failed'"
+    )
+    return 0 if row is None else int(row["n"])
+
+
 def count_waiting(table: Table) -> int:
     """Return how many shadows wait for admission."""
     row = table.row(

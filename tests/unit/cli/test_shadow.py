@@ -40,7 +40,7 @@ def add(table: Table, model: str, dice: float, **dice_of: float) -> None:
 
 def test_nothing_was_compared_yet(table: Table) -> None:
     assert shown(table) == "no shadow has run yet\n"
-    assert json.loads(shown(table, "--json")) == {"models": [], "unfinished": 0}
+    assert json.loads(shown(table, "--json")) == {"models": [], "unfinished": 0, "failed": 0}
 
 
 def test_figures_and_the_worst_of_each_model(table: Table) -> None:

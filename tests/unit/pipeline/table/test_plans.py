@@ -79,6 +79,7 @@ PLANS = {
     "deliveries.recover": (lambda t, j: deliveries.recover(t), "delivery_sending"),
     "count_waiting": (lambda t, j: views.count_waiting(t), ""),
     "shadow.next_due": (lambda t, j: shadow.next_due(t), "comparison_due"),
+    "shadow.count_failed": (lambda t, j: shadow.count_failed(t), "job_shadow_failed"),
     "shadow.count_open": (lambda t, j: shadow.count_open(t), "job_shadow_open"),
     "shadow.count_waiting": (lambda t, j: shadow.count_waiting(t), "job_shadow_open"),
     "shadow.of_job": (lambda t, j: shadow.of_job(t, 1), "job_shadow"),
