@@ -40,8 +40,9 @@ def run_http(settings: Settings, stop: threading.Event) -> None:
     with (
         closing(open_table(settings.data_dir)) as table,
         closing(open_table(settings.data_dir)) as intake_table,
+        closing(Intake(settings, intake_table, "http")) as intake,
     ):
-        app = create_app(settings, table, Intake(settings, intake_table, "http"))
+        app = create_app(settings, table, intake)
         config = uvicorn.Config(
             app,
             log_config=None,
