@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from osteon.errors import ModelError
 from osteon.pipeline.geometry import Geometry
-from osteon.pipeline.pixels import AIR_HU
+from osteon.pipeline.rescale import AIR_HU
 from osteon.pipeline.volume import Volume
 
 # A stack whose last slice is less than a pixel off stands as upright as its pixels can tell.

@@ -19,7 +19,8 @@ from pydicom.uid import (
 
 from osteon.errors import VolumeError
 from osteon.pipeline.header import read_header
-from osteon.pipeline.pixels import AIR_HU, GDCM_ONLY, NATIVE, PYDICOM_PLUGINS, read_frames, to_hu
+from osteon.pipeline.pixels import GDCM_ONLY, NATIVE, PYDICOM_PLUGINS, read_frames
+from osteon.pipeline.rescale import AIR_HU, to_hu
 from tests.tools import require_tool
 from tests.unit.pipeline.ct import image, write
 
