@@ -3,8 +3,9 @@
 
 Small digital phantoms are received while nothing works on them; then the role ``work`` starts on
 the whole backlog. Busy is the time in which a slot's worker runs a stage, whichever, over slots ×
-time, from the first stage's begin to the last one's end. The device is that of a model of known
-cost, a sleep: what it waits is not what a stage waits, and is shown beside it.
+time, from when every slot has a worker until the last series begins: while series wait. The device
+is that of a model of known cost, a sleep: what it waits is not what a stage waits, and is shown
+beside it.
 
     backlog.py [--series N] [--slices N] [--size N] [--slots N] [--cost S] [--json FILE] [--check]
 
@@ -13,12 +14,11 @@ with 1 unless the slots were busy for 0.95 of the time.
 """
 
 import argparse
-import itertools
 import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,13 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         wait_for(lambda: count(table, "done") == args.series, WAIT_S)
         table.close()
     stages = [e for e in node.events("work") if e["event"] == "stage finished"]
-    by_worker = itertools.groupby(sorted(stages, key=lambda e: e["worker"]), lambda e: e["worker"])
-    spans = {
-        worker: [(e["began"], e["began"] + e["seconds"]) for e in es] for worker, es in by_worker
-    }
-    whole_s = max(map(end_of, spans.values())) - min(map(begin_of, spans.values()))
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for e in stages:
+        spans.setdefault(e["worker"], []).append((e["began"], e["began"] + e["seconds"]))
+    begin, end = waiting_between(spans, stages, args.slots)
+    within_s = sum(covered_s(clipped(of, begin, end)) for of in spans.values())
+    device_s = sum(covered_s(clipped(of, begin, end)) for of in uses_of(log).values())
+    whole_s = max(e["began"] + e["seconds"] for e in stages) - min(e["began"] for e in stages)
     return {
         "series": args.series,
         "slices": args.slices,
@@ -91,9 +93,10 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         "model": model,
         "cost_s": args.cost,
         "seconds": whole_s,
-        "busy": sum(map(covered_s, spans.values())) / (args.slots * whole_s),
+        "waiting_s": end - begin,
+        "busy": within_s / (args.slots * (end - begin)),
         "jobs_per_hour": 3600 * args.series / whole_s,
-        "device_busy": device_s(log) / (args.slots * whole_s) if args.cost else None,
+        "device_busy": device_s / (args.slots * (end - begin)) if args.cost else None,
         "stage_s": {
             stage: sum(e["seconds"] for e in stages if e["stage"] == stage) / args.series
             for stage in ("prediction", "boneseg", "encode")
@@ -135,23 +138,32 @@ def covered_s(spans: Iterable[tuple[float, float]]) -> float:
     return total
 
 
-def begin_of(spans: list[tuple[float, float]]) -> float:
-    """Return when the first of some spans begins."""
-    return min(begin for begin, _ in spans)
+def clipped(
+    spans: Iterable[tuple[float, float]], begin: float, end: float
+) -> list[tuple[float, float]]:
+    """Return the parts of some spans that lie within another one."""
+    parts = [(max(a, begin), min(b, end)) for a, b in spans]
+    return [(a, b) for a, b in parts if a < b]
 
 
-def end_of(spans: list[tuple[float, float]]) -> float:
-    """Return when the last of some spans ends."""
-    return max(end for _, end in spans)
+def waiting_between(
+    spans: Mapping[str, list[tuple[float, float]]],
+    stages: Iterable[Mapping[str, Any]],
+    slots: int,
+) -> tuple[float, float]:
+    """Return from when every slot had a worker until when the last series began to run."""
+    first = sorted(min(begin for begin, _ in of) for of in spans.values())
+    last = max(e["began"] for e in stages if e["stage"] == "prediction")
+    return first[min(slots, len(first)) - 1], last
 
 
-def device_s(log: Path) -> float:
-    """Return for how long the devices of known cost were in use."""
+def uses_of(log: Path) -> dict[str, list[tuple[float, float]]]:
+    """Return when the devices of known cost were in use, by worker process."""
     uses: dict[str, list[tuple[float, float]]] = {}
-    for line in log.read_text().splitlines():
+    for line in log.read_text().splitlines() if log.is_file() else ():
         pid, begin, end, _ = line.split()
         uses.setdefault(pid, []).append((float(begin), float(end)))
-    return sum(map(covered_s, uses.values()))
+    return uses
 
 
 def show(figures: dict[str, Any]) -> None:

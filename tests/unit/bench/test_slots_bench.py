@@ -32,6 +32,13 @@ def test_time_is_counted_once_where_stages_overlap(backlog, spans, seconds):
     assert backlog.covered_s(spans) == pytest.approx(seconds)
 
 
+def test_only_the_time_counts_in_which_series_wait(backlog):
+    spans = {"a": [(0.0, 4.0), (4.0, 9.0)], "b": [(2.0, 5.0)]}
+    stages = [{"stage": "prediction", "began": at} for at in (0.0, 2.0, 4.0)]
+    assert backlog.waiting_between(spans, stages, 2) == (2.0, 4.0)
+    assert backlog.clipped(spans["a"], 2.0, 4.5) == [(2.0, 4.0), (4.0, 4.5)]
+
+
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(BENCH / script), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
