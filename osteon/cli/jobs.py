@@ -83,6 +83,8 @@ def show(name: str, as_json: bool) -> None:
         click.echo(f"{'since':<10}{local_time(job['since'])}")
     if job["until"]:
         click.echo(f"{'until':<10}{local_time(job['until'])}")
+    if job["ahead"]:
+        click.echo(f"{'ahead':<10}{job['ahead']} jobs of its source enter before it")
     click.echo(f"{'progress':<10}{job['progress']:.0%}")
     click.echo(f"{'instances':<10}{job['instances']}")
     click.echo(f"{'updated':<10}{local_time(job['updated'])}")
