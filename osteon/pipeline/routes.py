@@ -5,6 +5,7 @@ headers of a folder, ``osteon routes diff`` with the series on record. Patterns 
 evaluated as code.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from osteon.config.settings import Condition, RouteSettings
 
 INSTANCES = "instances"
+_DECIMAL = re.compile(r" *[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([Ee][+-]?[0-9]+)? *")
 Values = Mapping[str, Sequence[str]]
 
 
@@ -171,7 +173,6 @@ def _equal(wanted: str | float, value: str) -> bool:
 
 
 def _number(value: str) -> float | None:
-    try:
-        return float(value)
-    except ValueError:
-        return None
+    """Return a Decimal or Integer String as a number (PS3.5 6.2); None for NaN and the like."""
+    number = float(value) if _DECIMAL.fullmatch(value) else None
+    return number if number is not None and math.isfinite(number) else None

@@ -16,6 +16,11 @@ HEADER = {
     "WindowWidth": ["400", "2000"],
     "PatientID": ["007"],
     "KVP": ["a lot"],
+    "ExposureTime": [" 1.5E+3 "],
+    "GantryDetectorTilt": ["nan"],
+    "ReconstructionDiameter": ["1_000", "inf", "1e999", "\u0663"],
+    "StationName": ["CT\x00\x1b[2J", ""],
+    "ProtocolName": ["頭部^単純\n*?[a-z]+", " "],
 }
 
 
@@ -55,6 +60,12 @@ TAKEN = [
     {"instances": 200},
     {"PatientID": "007"},
     {"PatientID": 7},
+    {"ExposureTime": {"min": 1500, "max": 1500}},
+    {"ExposureTime": 1500},
+    {"StationName": {"regex": "^CT"}},
+    {"ProtocolName": {"regex": r"\*\?\["}},
+    {"ProtocolName": "頭部^単純\n*?[a-z]+"},
+    {"ProtocolName": {"excludes": "頭部"}},
 ]
 REFUSED = [
     ({"Modality": "PT"}, "Modality is CT, not PT"),
@@ -82,6 +93,16 @@ REFUSED = [
     (
         {"SeriesDescription": {"regex": "^nativ"}},
         "SeriesDescription is Becken nativ, Knochen (ä) 1,25, which does not match ^nativ",
+    ),
+    ({"GantryDetectorTilt": {"max": 30}}, "GantryDetectorTilt is nan, not a number"),
+    (
+        {"ReconstructionDiameter": {"min": 0}},
+        "ReconstructionDiameter is 1_000\\inf\\1e999\\\u0663, not a number",
+    ),
+    ({"StationName": "CT"}, "StationName is CT\x00\x1b[2J\\, not CT"),
+    (
+        {"ProtocolName": {"regex": "^頭部$"}},
+        "ProtocolName is 頭部^単純\n*?[a-z]+\\ , which does not match ^頭部$",
     ),
     ({"instances": {"min": 201}}, "instances is 200, below 201"),
     ({"instances": {"max": 100}}, "instances is 200, above 100"),
@@ -141,6 +162,8 @@ def thin(uid, thickness, instances):
         ("thinnest", [thin("b", "1", 10), thin("a", "1", 10)], "a"),
         ("thinnest", [thin("a", None, 900), thin("b", "10", 3)], "b"),
         ("thinnest", [thin("a", "?", 1), thin("b", "", 2)], "b"),
+        ("thinnest", [thin("a", "nan", 9), thin("b", "5", 1), thin("c", "1", 1)], "c"),
+        ("thinnest", [thin("a", "-inf", 9), thin("b", "5", 1)], "b"),
         ("largest", [thin("a", "5", 90), thin("b", "1", 10)], "a"),
         ("largest", [thin("a", "5", 90), thin("b", "1", 90)], "b"),
         ("largest", [thin("b", None, 90), thin("a", None, 90)], "a"),
