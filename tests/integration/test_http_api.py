@@ -141,6 +141,14 @@ def test_a_form_of_files_and_zips(served: Served) -> None:
     assert [f["name"] for f in answer.json()["skipped"]] == ["notes.txt"]
 
 
+def test_a_file_that_was_cut_off_is_refused(served: Served) -> None:
+    pixels = b"\xe0\x7f\x10\0OW\0\0" + (4000).to_bytes(4, "little") + bytes(3000)
+    found = problem_of(served.client.post(FILES, content=dicom_file() + pixels), 422)
+    assert "the data set is cut off" in str(found["detail"])
+    whole = dicom_file() + pixels + bytes(1000)
+    assert served.client.post(FILES, content=whole).status_code == 202
+
+
 def test_nothing_to_store_says_why(served: Served) -> None:
     found = problem_of(served.client.post(FILES, content=zip_of({"readme": b"hello"})), 422)
     assert found["type"] == "/api/docs#unparseable"
