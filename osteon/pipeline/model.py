@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from osteon.errors import ModelError
 from osteon.pipeline.bone import BoneModel, bone_spec
 from osteon.pipeline.modelspec import SPEC_FILE, ModelSpec, SegmentSpec, read_spec
-from osteon.pipeline.network import Network
-from osteon.pipeline.networkmodel import NetworkModel
 from osteon.pipeline.volume import Volume
+
+if TYPE_CHECKING:
+    from osteon.pipeline.network import Network
 
 BUILTIN = "builtin:bone"
 ENTRY_POINT_GROUP = "osteon.models"
@@ -60,8 +61,9 @@ class Model(Protocol):
         """Return one label map, values of `segments` or 0 and 1, from the evidence of a volume."""
 
 
-# The module that loads each kind, and the extra that it needs. Each is imported on demand: a node
-# that runs builtin:bone alone loads no network library.
+# What runs networks, the module that loads each kind, and the extra that it needs. All are imported
+# on demand: a node that runs builtin:bone alone loads no network library, torch included.
+_NETWORK_MODEL = "osteon.pipeline.networkmodel"
 LOADERS: dict[str, tuple[str, str | None]] = {
     "torchscript": ("osteon.pipeline.torchscript", None),
     "torch-export": ("osteon.pipeline.torchexport", None),
@@ -93,7 +95,9 @@ def load_model(name: str, models_dir: Path | None = None) -> Model:
     if models_dir is not None and _is_plain(name) and (models_dir / name / SPEC_FILE).is_file():
         folder = models_dir / name
         spec = read_spec(folder)
-        return NetworkModel(spec, _load_network(spec, folder))
+        network = _load_network(spec, folder)
+        model: Model = import_module(_NETWORK_MODEL).NetworkModel(spec, network)
+        return model
     for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
         factory: Callable[[], Model] = entry_point.load()
         return factory()
@@ -129,7 +133,7 @@ def _is_plain(name: str) -> bool:
     return Path(name).name == name and name not in {"", ".", ".."}
 
 
-def _load_network(spec: ModelSpec, folder: Path) -> Network:
+def _load_network(spec: ModelSpec, folder: Path) -> "Network":
     if spec.kind not in LOADERS:
         kinds = ", ".join(sorted(LOADERS))
         raise ModelError(

@@ -2,8 +2,8 @@
 
 Work enters by a pipe, answers leave by it. Stages run one after the other; beside them a thread
 reads the volume that comes next, and another encodes and writes what was computed last, so that the
-device never waits for either. The stages, and with them torch, are imported here and not when the
-dispatcher imports this module.
+device never waits for either. The stages are imported here and not when the dispatcher imports this
+module; torch, when a model needs it.
 """
 
 import errno
@@ -46,6 +46,13 @@ from osteon.pipeline.request import (
 
 _STAGES = "osteon.pipeline.stages"
 TOLD_EVERY_S = 1.0
+# What OpenMP and torch, the BLAS libraries of numpy, and ITK read when they are loaded.
+THREADS_OF = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)
 # While a model computes it holds Python's lock for moments only; what runs beside it must not
 # keep it for the usual 5 ms each time.
 SWITCH_S = 0.0005
@@ -101,12 +108,9 @@ def now_and_then(tell: Callable[[float], None]) -> Callable[[float], None]:
 
 
 def limit_threads(threads: int) -> None:
-    """Let the libraries of this process compute with so many threads each."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(threads)  # For what is loaded after this.
-    importlib.import_module("torch").set_num_threads(threads)
-    sitk = importlib.import_module("SimpleITK")
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    """Let the libraries that this process loads from now on compute with so many threads each."""
+    for name in THREADS_OF:
+        os.environ[name] = str(threads)
 
 
 class _Server:

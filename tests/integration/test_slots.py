@@ -5,6 +5,8 @@ The model is one of known cost, in a worker process of its own.
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
@@ -219,3 +221,27 @@ def test_a_late_slice_costs_its_own_prediction(make, place, tmp_path):
 
 def test_threads_of_all_slots_are_as_many_as_cores():
     assert [threads_of(n, cpus=16) for n in (1, 2, 3, 16, 32)] == [16, 8, 5, 1, 1]
+
+
+def test_libraries_that_a_worker_loads_keep_to_its_threads():
+    told = _in_a_process(
+        "from osteon.pipeline.worker import limit_threads; limit_threads(1); "
+        "import torch; import SimpleITK as sitk; "
+        "print(torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads())"
+    )
+    assert told == "1 1"
+
+
+def test_the_builtin_model_needs_no_network_library():
+    told = _in_a_process(
+        "import sys; from osteon.pipeline import stages; stages.warm('builtin:bone', None); "
+        "print('torch' in sys.modules)"
+    )
+    assert told == "False"
+
+
+def _in_a_process(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, timeout=60, check=True
+    )
+    return done.stdout.decode().strip()
