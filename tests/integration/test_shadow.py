@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from osteon.config.settings import Settings
-from osteon.errors import ModelError
+from osteon.errors import ModelError, VolumeError
 from osteon.pipeline.request import SliceRequest, StageReport, StageRequest
 from osteon.pipeline.table import shadow, views
 from tests.pipeline_parts import SERIES, Node, ThreadEngine, store_slices, write_stage
@@ -56,6 +56,17 @@ def test_a_shadow_runs_after_the_first_and_its_failure_stays_its_own(node: Node)
     assert node.job(2)["reason"] == "kept here: it is a shadow"
     assert (shadow.count_failed(node.table), shadow.count_open(node.table)) == (1, 0)
     assert [d["destination"] for d in node.table.rows("SELECT * FROM delivery")] == ["pacs"]
+
+
+def test_a_series_that_is_rejected_has_no_shadow(node: Node) -> None:
+    def refuse(request: StageRequest) -> StageReport:
+        raise VolumeError("it is no volume")
+
+    node.engine.run = refuse
+    node.receive(range(1, 4))
+    node.tick_until_state("rejected")
+    assert node.observer.tick()
+    assert len(node.jobs()) == 1
 
 
 def test_results_that_cannot_be_compared_say_so_and_change_nothing(node: Node) -> None:
