@@ -79,12 +79,11 @@ def show(name: str, as_json: bool) -> None:
         click.echo(f"{'beside':<10}job {job['shadow_of']}: a shadow, which is sent to nobody")
     click.echo(f"{'accession':<10}{printable(job['accession_number'] or 'none')}")
     click.echo(f"{'series':<10}{job['series_instance_uid']} generation {job['generation']}")
-    if job["since"]:
-        click.echo(f"{'since':<10}{local_time(job['since'])}")
-    if job["until"]:
-        click.echo(f"{'until':<10}{local_time(job['until'])}")
-    if job["ahead"]:
-        click.echo(f"{'ahead':<10}{job['ahead']} jobs of its source enter before it")
+    ahead = f"{job['ahead']} jobs of its source enter before it"
+    told = {key: job[key] and local_time(job[key]) for key in ("since", "until")}
+    for key, words in (told | {"ahead": job["ahead"] and ahead}).items():
+        if words:
+            click.echo(f"{key:<10}{words}")
     click.echo(f"{'progress':<10}{job['progress']:.0%}")
     click.echo(f"{'instances':<10}{job['instances']}")
     click.echo(f"{'updated':<10}{local_time(job['updated'])}")
