@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check bench bench-bones bench-sliding bench-loading bench-receive bench-route bench-robust bench-faults bench-fuzz bench-bytes bench-soak bench-table bench-simulate bench-states format docs clean
+.PHONY: demo test check bench bench-bones train-bones bench-sliding bench-loading bench-receive bench-route bench-robust bench-faults bench-fuzz bench-bytes bench-soak bench-table bench-simulate bench-states format docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -63,6 +63,10 @@ bench-states: $(STAMP)  ## 10,000 examples of whatever may happen, and ten mutat
 
 bench-bones: $(STAMP)  ## the bone model beside plain thresholds; DATA=folder of labelled series
 	$(BIN)/python bench/bones.py --data "$(DATA)"
+	$(BIN)/python bench/bones_altered.py --data "$(DATA)"
+
+train-bones: $(STAMP)  ## a small network beside the bone model, series left out; DATA as above
+	$(BIN)/python bench/train_bones.py --data "$(DATA)"
 
 bench-sliding: $(STAMP)  ## the sliding window beside MONAI's, memory, overhead around a model
 	$(BIN)/python bench/sliding.py $(if $(CHECK),--check)

@@ -131,9 +131,12 @@ def three_planes(volume: Volume, found: Mask, reference: Mask | None) -> Image.I
         for part in (0.2, 0.5, 0.8):
             index = int(present[int(part * (present.size - 1))])
             panels.append(panel(volume, volume.hu_zyx[box], masks, axis, index))
-    sheet = Image.new("RGB", (3 * PANEL_PX, 3 * PANEL_PX))
-    for count, image in enumerate(panels):
-        sheet.paste(image, (count % 3 * PANEL_PX, count // 3 * PANEL_PX))
+    rows = [panels[first : first + 3] for first in (0, 3, 6)]
+    heights = [max(image.height for image in row) for row in rows]
+    sheet = Image.new("RGB", (3 * PANEL_PX, sum(heights)))
+    for number, row in enumerate(rows):
+        for column, image in enumerate(row):
+            sheet.paste(image, (column * PANEL_PX, sum(heights[:number])))
     return sheet
 
 
