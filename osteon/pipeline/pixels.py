@@ -3,8 +3,8 @@
 A Part 10 file and what its header says about the pixels enter; stored values, frame by frame,
 leave. `volume.py` calls it, and `rescale.py` makes Hounsfield units of them. Stored values are
 bit-identical to pydicom's `pixel_array` in every lossless transfer syntax: pydicom decodes all but
-the two cases where it is slow (native 16-bit, read straight from the file) or has no decoder (12-bit
-and retired JPEG).
+the two cases where it is slow (native 16-bit, read straight from the file) or has no decoder
+(12-bit and retired JPEG).
 """
 
 import struct
