@@ -217,8 +217,11 @@ class DraftPool:
     def _wake(self) -> None:
         with self._due:
             if self._keeper is None and not self._closed:
-                self._keeper = threading.Thread(target=self._keep, name="drafts", daemon=True)
-                self._keeper.start()
+                keeper = threading.Thread(target=self._keep, name="drafts", daemon=True)
+                # Where no thread can be had, names are made one by one, and settled later.
+                with suppress(RuntimeError):
+                    keeper.start()
+                    self._keeper = keeper
             self._due.notify()
 
     def _keep(self) -> None:

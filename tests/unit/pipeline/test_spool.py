@@ -5,6 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,19 @@ def test_the_thread_that_does_so_ends(spool, monkeypatch):
     store(spool, spool.path_of("1.2.3", "cd" * 32))
     wait_until(lambda: spool._drafts._keeper is None, 5)
     assert not spool._drafts._named
+
+
+def test_it_does_without_the_thread_where_none_can_be_had(spool, tmp_path, monkeypatch):
+    def fail(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    monkeypatch.setattr(drafts_module, "NAMED_MAX", 3)
+    for number in range(10):
+        store(spool, spool.path_of("1.2.3", f"{number:064x}"))
+        assert len(spool._drafts._named) <= 3
+    spool.close()
+    assert len(files_in(tmp_path)) == 10
 
 
 def test_a_purged_series_hinders_nobody(spool, tmp_path):
