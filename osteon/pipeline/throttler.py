@@ -171,10 +171,10 @@ def own_limit(job: Waiting, inside: Inside, limits: Limits) -> str:
     """Return why a job must wait though others may pass it, or "" where it need not."""
     most = limits.models_max.get(job.model)
     if most is not None and inside.by_model[job.model] >= most:
-        return f"waits for its model: {most} jobs of {job.model} may run at once"
+        return f"waits for its model: {_jobs(most)} of {job.model} may run at once"
     most = limits.sources_max.get(job.source)
     if most is not None and inside.by_source[job.source] >= most:
-        return f"waits for its source: {most} jobs of {job.source} may run at once"
+        return f"waits for its source: {_jobs(most)} of {job.source} may run at once"
     return ""
 
 
@@ -185,7 +185,7 @@ def shared_limit(job: Waiting, inside: Inside, limits: Limits, free_bytes: int) 
     """
     needs = job.needs
     if inside.as_urgent_as(job.priority) >= limits.running_max:
-        return f"waits for room: {limits.running_max} jobs may run at once"
+        return f"waits for room: {_jobs(limits.running_max)} may run at once"
     memory_max = limits.memory_bytes_max
     if memory_max is not None and inside.memory_bytes + needs.memory_bytes > memory_max:
         crowded = inside.memory_bytes > 0
@@ -202,3 +202,7 @@ def advance(clocks: Clocks, job: Waiting, limits: Limits) -> tuple[float, float]
     """Return where an admitted job began, and where the next one of its source begins."""
     began = clocks.start(job.source)
     return began, began + job.needs.cost / limits.weights.get(job.source, 1.0)
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"

@@ -636,7 +636,7 @@ def test_priority_and_fair_share_decide_who_enters(tmp_path):
     store_slices(node.intake, [1, 2], series="1.8.1", origin=emergency)
     node.clock.advance(5.0)
     assert node.observer.tick()
-    assert node.job(2)["reason"] == "waits for room: 1 jobs may run at once"
+    assert node.job(2)["reason"] == "waits for room: 1 job may run at once"
     assert node.job(5)["stage"] == "prediction"  # A full house of bulk is no obstacle.
     script.release.set()
     node.tick_until(lambda: all(job["state"] == "done" for job in node.jobs()))

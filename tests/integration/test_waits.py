@@ -111,7 +111,7 @@ def test_a_limit_of_the_throttler(node: Node) -> None:
     node.observer.tick()
     node.clock.advance(7.0)
     said = told(node, "2")
-    assert said["waiting_for"] == "waits for room: 1 jobs may run at once"
+    assert said["waiting_for"] == "waits for room: 1 job may run at once"
     assert said["since"] == at(node, -7.0)
 
 

@@ -83,7 +83,7 @@ def test_a_model_and_a_source_have_limits_of_their_own(table):
     own = {"ae_title": "B", "running_max": 1}
     door_of(table, source=[own], running_max=9, models_max={"lungs": 1}).admit(slots=1)
     assert sorted(inside(table)) == [1, 3, 5]
-    assert "jobs of lungs" in jobs.get(table, 2)["reason"]
+    assert "1 job of lungs" in jobs.get(table, 2)["reason"]
     assert "jobs of B" in jobs.get(table, 4)["reason"]
 
 

@@ -191,8 +191,8 @@ def test_a_line_at_its_own_limit_is_passed_over():
     house = House([*waiting, Waiting(5, "CT1", 3, "bone")], inside, limits)
     assert [job.job_id for job in house.admit()] == [5]
     assert house.held == {
-        3: "waits for its model: 1 jobs of lungs may run at once",
-        4: "waits for its source: 1 jobs of CT2 may run at once",
+        3: "waits for its model: 1 job of lungs may run at once",
+        4: "waits for its source: 1 job of CT2 may run at once",
     }
 
 
