@@ -84,7 +84,7 @@ def test_a_model_and_a_source_have_limits_of_their_own(table):
     door_of(table, source=[own], running_max=9, models_max={"lungs": 1}).admit(slots=1)
     assert sorted(inside(table)) == [1, 3, 5]
     assert "1 job of lungs" in jobs.get(table, 2)["reason"]
-    assert "jobs of B" in jobs.get(table, 4)["reason"]
+    assert "1 job of B" in jobs.get(table, 4)["reason"]
 
 
 def test_memory_and_disk_are_not_promised_twice(table, monkeypatch):
