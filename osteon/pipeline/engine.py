@@ -19,6 +19,7 @@ from osteon.pipeline.request import (
     WorkerSettings,
 )
 from osteon.pipeline.slot import Chain, Slot
+from osteon.pipeline.spare import Spares
 
 
 class Engine(Protocol):
@@ -94,7 +95,8 @@ class LocalEngine:
         self._lock = threading.RLock()
         self._queue: deque[Chain] = deque()
         with self._lock:
-            self._slots = [Slot(settings, self._lock, self._feed) for _ in range(slots)]
+            self._spares = Spares(settings)
+            self._slots = [Slot(self._spares, self._lock, self._feed) for _ in range(slots)]
 
     @property
     def slots(self) -> int:
@@ -173,6 +175,7 @@ class LocalEngine:
         with self._lock:
             for slot in self._slots:
                 slot.close()
+            self._spares.close()
 
     def _take(self, chain: Chain) -> "tuple[Future[StageReport], ...]":
         self._queue.append(chain)

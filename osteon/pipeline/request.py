@@ -130,6 +130,11 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True)
+class Join:
+    """To a worker: a slot has taken it, so it loads its model."""
+
+
+@dataclass(frozen=True)
 class Work:
     """To a worker: run these one after the other, each only if the one before went well.
 

@@ -5,7 +5,6 @@ listens; a worker that is gone costs what it had begun, and a new one takes its 
 """
 
 import itertools
-import multiprocessing
 import multiprocessing.connection
 import signal
 import threading
@@ -22,6 +21,7 @@ from osteon.pipeline.request import (
     Answer,
     Done,
     Free,
+    Join,
     Progressed,
     Ready,
     Request,
@@ -29,12 +29,10 @@ from osteon.pipeline.request import (
     StageReport,
     StageRequest,
     Work,
-    WorkerSettings,
 )
-from osteon.pipeline.worker import serve
+from osteon.pipeline.spare import Spares
 
 _numbers = itertools.count(1)
-_spawn = multiprocessing.get_context("spawn")
 log = structlog.get_logger(__name__)
 
 
@@ -104,8 +102,9 @@ class Slot:
 
     Parameters
     ----------
+    spares : Spares
+        Where worker processes come from; the engine's, as is the lock.
     lock : RLock
-        The engine's.
     on_free : callable
         Called with the slot, and the lock held, whenever it may take more.
 
@@ -123,11 +122,11 @@ class Slot:
 
     def __init__(
         self,
-        settings: WorkerSettings,
+        spares: Spares,
         lock: threading.RLock,
         on_free: "Callable[[Slot], None]",
     ) -> None:
-        self._settings = settings
+        self._spares = spares
         self._lock = lock
         self._on_free = on_free
         self.current: Chain | None = None
@@ -178,15 +177,13 @@ class Slot:
 
     def _start(self) -> None:
         self._is_ready = self._is_leaving = False
-        self._link, theirs = _spawn.Pipe()
-        self._process = _spawn.Process(target=serve, args=(theirs, self._settings))
-        self._process.start()
-        theirs.close()
+        self._link, self._process = self._spares.take()
+        self._send(Join())
         threading.Thread(
             target=self._listen, args=(self._link, self._process), name="slot", daemon=True
         ).start()
 
-    def _send(self, message: Work | Soon) -> None:
+    def _send(self, message: Join | Work | Soon) -> None:
         try:
             self._link.send(message)
         except OSError as error:  # It has just died; who listens takes note of it.
@@ -213,6 +210,7 @@ class Slot:
     def _replace(self) -> None:
         """Start a new worker; one that failed at its start is started when it is needed."""
         again = self._is_ready
+        self._spares.keep()
         self._lose()
         if again and not self._process.is_alive():
             self._start()
@@ -221,6 +219,7 @@ class Slot:
     def _hear(self, answer: Answer) -> None:
         if isinstance(answer, Ready):
             self._is_ready = True
+            self._spares.prepare()
             if self.current is not None:  # It was given while the worker was still loading.
                 self.current.begin()
         elif isinstance(answer, Progressed):

@@ -62,6 +62,15 @@ COLLECT_AT = (50_000, 20, 20)
 def serve(link: Connection, settings: WorkerSettings) -> None:
     """Run the work that comes by a pipe, until a limit is reached or the parent ends."""
     _begin(settings)
+    try:
+        link.recv()  # `Join`: what loads a model may need a device, which the slot has by now.
+    except (EOFError, OSError):
+        return  # No slot has needed it.
+    importlib.import_module(_STAGES).warm(settings.model, settings.models_dir)
+    # A Segmentation is a hundred thousand objects that live for a second: looking through them, and
+    # through all modules, again and again would cost a fifth of its encoding.
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AT)
     _Server(link, settings).serve()
 
 
@@ -205,7 +214,7 @@ def resident_bytes(statm: Path = Path("/proc/self/statm")) -> int:
 
 
 def _begin(settings: WorkerSettings) -> None:
-    """Prepare a fresh worker process: load stages and model, and watch the parent."""
+    """Prepare a fresh worker process: load the stages, and watch the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the dispatcher's to handle.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
@@ -221,11 +230,7 @@ def _begin(settings: WorkerSettings) -> None:
     pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
     pydicom_config.settings.writing_validation_mode = pydicom_config.IGNORE
     limit_threads(settings.threads)
-    importlib.import_module(_STAGES).warm(settings.model, settings.models_dir)
-    # A Segmentation is a hundred thousand objects that live for a second: looking through them, and
-    # through all modules, again and again would cost a fifth of its encoding.
-    gc.freeze()
-    gc.set_threshold(*COLLECT_AT)
+    importlib.import_module(_STAGES)
 
 
 def _end_with_parent() -> None:

@@ -195,6 +195,12 @@ def test_a_worker_is_recycled_after_so_many_jobs(make, tmp_path):
         pids.append(engine._slots[0].pid)
         assert engine.chain(chain_of(tmp_path, number))[2].result(60)
     assert pids[0] == pids[1] != pids[2]
+    # Another may be needed soon: it is there, with its libraries loaded.
+    wait_until(lambda: engine._spares._ready is not None, 20)
+    spare = engine._spares._ready[1].pid
+    os.kill(pids[2], signal.SIGKILL)
+    wait_until(lambda: engine._slots[0].pid == spare, 20)
+    assert engine.chain(chain_of(tmp_path, 4))[2].result(60)
     wait_until(lambda: not psutil.pid_exists(pids[0]), 10)
 
 
