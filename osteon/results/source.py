@@ -82,6 +82,8 @@ _TAGS = [
     "FrameOfReferenceUID",
     "Rows",
     "Columns",
+    "NumberOfFrames",
+    "BitsAllocated",
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
@@ -226,7 +228,7 @@ def _frame_header(instance: Dataset, source: SourceFrame) -> FrameHeader:
         orientation=_numbers(groups, "ImageOrientationPatient", 6),
         spacing_mm=spacing_mm,
         thickness_mm=float(thickness) if thickness else 0.0,
-        lossy=_lossy(instance),
+        lossy=_lossy(instance, source.path),
     )
 
 
@@ -260,7 +262,7 @@ def _numbers(groups: Dataset, keyword: str, count: int) -> tuple[float, ...]:
     return numbers
 
 
-def _lossy(instance: Dataset) -> Lossy | None:
+def _lossy(instance: Dataset, path: Path) -> Lossy | None:
     """Say what was lost, by the flag or, where the flag is missing, by the transfer syntax."""
     method = _METHODS.get(str(instance.file_meta.get("TransferSyntaxUID", "")))
     unflagged = method is None or method in _PERHAPS_LOSSLESS
@@ -268,7 +270,16 @@ def _lossy(instance: Dataset) -> Lossy | None:
         return None
     ratios = many(instance.get("LossyImageCompressionRatio"))
     methods = many(instance.get("LossyImageCompressionMethod")) or [method or "UNKNOWN"]
+    if not ratios and method is not None and len(methods) == 1:
+        ratios = [_ratio(instance, path)]
     return Lossy(tuple(map(float, ratios)), tuple(map(str, methods)))
+
+
+def _ratio(instance: Dataset, path: Path) -> float:
+    """Return the approximate compression ratio of one channel: the header counts as pixels."""
+    frames = int(instance.get("NumberOfFrames") or 1)
+    bits = frames * int(instance.Rows) * int(instance.Columns) * int(instance.BitsAllocated)
+    return round(bits / 8 / path.stat().st_size, 2)
 
 
 def many(value: Any) -> list[Any]:

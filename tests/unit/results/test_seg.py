@@ -14,6 +14,7 @@ from pydicom.uid import EnhancedCTImageStorage, SegmentationStorage
 from osteon.errors import EncodingError, StageError
 from osteon.results.gate import check_result
 from osteon.results.seg import write_part10
+from osteon.results.source import read_frame_headers
 from tests.unit.results.series import (
     ALGORITHM,
     SLICES,
@@ -177,6 +178,21 @@ def test_a_lossy_source_makes_a_lossy_result(tmp_path: Path) -> None:
     assert encoded.LossyImageCompression == "01"
     assert encoded.LossyImageCompressionRatio == [10, 2]
     assert encoded.LossyImageCompressionMethod == ["ISO_10918_1", "ISO_15444_1"]
+
+
+def test_a_lossy_source_without_a_ratio_gets_that_of_its_stream(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    (original,) = (shared_data / "cornerstone_ct_16ts").glob("*_JPEG2000Transfer*")
+    source = pydicom.dcmread(original)
+    stated = source.LossyImageCompressionRatio
+    del source.LossyImageCompressionRatio
+    path = tmp_path / "lossy.dcm"
+    source.save_as(path)
+    (header,) = read_frame_headers([Frame(path, 1, source.SOPClassUID, source.SOPInstanceUID)])
+    assert header.lossy is not None
+    assert header.lossy.methods == ("ISO_15444_1",)
+    assert header.lossy.ratios == pytest.approx((stated,), rel=0.05)
 
 
 def test_an_east_asian_name_and_label_survive_the_file(tmp_path: Path) -> None:
