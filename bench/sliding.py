@@ -128,9 +128,9 @@ def beside_monai(device: torch.device, rounds: int, precision: str) -> dict[str,
     }
 
 
-def hundred_classes(device: torch.device) -> dict[str, Any]:
+def hundred_classes(device: torch.device, slices: int) -> dict[str, Any]:
     """Segment a volume into a hundred classes and say what stood in memory at most."""
-    shape, patch = (300, 256, 256), (32, 64, 64)
+    shape, patch = (slices, 128, 128), (32, 64, 64)
 
     class Classes(torch.nn.Module):
         def forward(self, patches: torch.Tensor) -> torch.Tensor:
@@ -234,16 +234,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slices", type=int, default=300)
     parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--quick", action="store_true", help="40 slices of 128², one round")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
+    if options.quick:
+        options.slices, options.rows, options.rounds = 40, 128, 1
     device = torch.device(options.device)
     precisions = ["float32", "float16"] if device.type == "cuda" else ["float32"]
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found: dict[str, Any] = {
             "machine": describe(Path(tempfile.gettempdir())),
-            "memory": hundred_classes(device),  # first: memory is a high-water mark
+            "memory": hundred_classes(
+                device, 40 if options.quick else 240
+            ),  # first: memory is a high-water mark
             "monai": [beside_monai(device, options.rounds, p) for p in precisions],
             "overhead": overhead(device, options.slices, options.rows),
         }

@@ -190,6 +190,28 @@ def test_one_window_that_does_not_fit_is_an_error() -> None:
         list(Batches(_Full(room=0), 4).run([torch.zeros(1, 8, 8)]))
 
 
+class _OnGpu(_Full):
+    device = torch.device("cuda")
+
+
+@pytest.mark.parametrize(("free", "size"), [(1000, 8), (10_000, 50), (10, 1)])
+def test_the_first_window_on_a_gpu_says_how_many_fit(
+    free: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window costs 100 bytes here; four fifths of what is free are used."""
+    for name, value in {
+        "reset_peak_memory_stats": None,
+        "memory_allocated": 500,
+        "max_memory_allocated": 600,
+        "memory_reserved": 500,
+        "mem_get_info": (free, 80_000),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    batches = Batches(_OnGpu(room=100), 50)
+    assert len(list(batches.run([torch.zeros(1, 8, 8)]))) == 1
+    assert batches.size == size
+
+
 def test_mirrorings_and_folds_are_averaged() -> None:
     class Ramp(torch.nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
