@@ -32,6 +32,7 @@ from unittest.mock import patch
 import structlog
 from rich.console import Console
 from rich.table import Table as Printed
+from simulate_picture import draw_waits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # The parts are shared with the tests.
 
@@ -409,6 +410,7 @@ def main() -> int:
     parser.add_argument("--series", type=int, default=3000, help="in each scenario")
     parser.add_argument("--only", default="", help="scenarios whose name contains this")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path, help="a PNG of the waiting times")
     args = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     found = simulate(args.series, args.only)
@@ -416,6 +418,8 @@ def main() -> int:
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(found, indent=2))
+    if args.picture is not None:
+        draw_waits(args.picture, found)
     missed = [] if args.only else misses(found)
     for miss in missed:
         print(f"MISSED {miss}")
