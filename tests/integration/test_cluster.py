@@ -145,6 +145,9 @@ def test_a_worker_that_is_killed_costs_its_stage_and_nothing_else(
     cluster: Cluster, engine: ClusterEngine, tmp_path: Path
 ) -> None:
     hanging = _hang(cluster, engine, tmp_path)
+    for job_id in (1, 2, 3):  # What workers say of stages that are over, or of others, is let be.
+        engine._hear((0.0, {"out": f"work/{job_id}/prediction", "fraction": 0.5}))
+    assert engine.progress(hanging) == 0.5
     other = cluster.worker("gpu2").pid
     started = time.monotonic()
     cluster.worker("gpu1").kill()
