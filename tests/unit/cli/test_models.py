@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from osteon.cli import models as cli_models
 from osteon.cli.main import cli
+from osteon.pipeline.model import LOADERS
 from osteon.pipeline.modelspec import read_spec
 from tests.model_folders import KINDS, make
 
@@ -152,3 +154,7 @@ def test_a_package_that_is_really_installed_brings_a_model(tmp_path: Path) -> No
         )
         assert ran.returncode == 0, ran.stderr
         assert says in ran.stdout
+
+
+def test_the_kinds_of_the_command_are_those_that_load() -> None:
+    assert set(cli_models.KINDS) == set(LOADERS) == set(KINDS)
