@@ -1,6 +1,5 @@
 """The sliding window: MONAI's numbers, one slab of memory, and batches that fit."""
 
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -222,23 +221,3 @@ def test_mirrorings_and_folds_are_averaged() -> None:
     assert torch.allclose(mirrored, torch.full_like(patches, 3.5))
     folds = Average([network(Ramp()), network(torch.nn.Identity())])(patches)
     assert torch.allclose(folds[0, 0, 0], torch.arange(8.0) / 2)
-
-
-def test_it_is_not_slower_than_monai() -> None:
-    monai = pytest.importorskip("monai.inferers", reason="the extra monai is not installed")
-    module, image, patch = conv3d(8), torch.randn(64, 64, 64), (32, 32, 32)
-
-    def seconds(run: object) -> float:
-        best = 1e9
-        for _ in range(3):
-            started = time.process_time()
-            run()
-            best = min(best, time.process_time() - started)
-        return best
-
-    theirs = seconds(
-        lambda: monai.sliding_window_inference(
-            image[None, None], patch, 1, module, overlap=0.5, mode="gaussian"
-        )
-    )
-    assert seconds(lambda: slid(image, module, patch)) < 1.3 * theirs
