@@ -29,7 +29,7 @@ from osteon.pipeline.job import Status
 from osteon.pipeline.observer import Observer
 from osteon.pipeline.purge import purge
 from osteon.pipeline.request import StageRequest
-from osteon.pipeline.table import jobs, lines, purging, series, views
+from osteon.pipeline.table import jobs, lines, purging, series, stored, views
 from osteon.pipeline.table.connection import Table, open_table
 from osteon.pipeline.table.series import NewJob
 from tests.pipeline_parts import HandClock, write_stage
@@ -220,9 +220,9 @@ def views_of(settings: Settings, table: Table) -> dict[str, Callable[[], Any]]:
         "predict": lambda: views.predict(table, "77"),
         "predict, waiting": lambda: views.predict(table, last),
         "trace": lambda: views.trace(table, "A77"),
-        "files, one series": lambda: views.files(table, "inputs/1.2.826.0.1.77/"),
-        "files, one job": lambda: views.files(table, "results/77/"),
-        "files, page": lambda: views.files(table, limit=1000),
+        "files, one series": lambda: stored.files(table, "inputs/1.2.826.0.1.77/"),
+        "files, one job": lambda: stored.files(table, "results/77/"),
+        "files, page": lambda: stored.files(table, limit=1000),
         "purge, the first that is over": lambda: next(purging.over(table, before), None),
         "purge, nothing is over": lambda: list(purging.over(table, 0.0)),
         "purge, one series": lambda: purge(table, "1.2.826.0.1.5", before),

@@ -24,7 +24,7 @@ from osteon.http.node import Node, OfNode, address_of
 from osteon.http.problem import problem_of
 from osteon.http.ranges import UnsatisfiableError, parse_range
 from osteon.http.upload import Accepted, Limits, Upload, too_long
-from osteon.pipeline.table import views
+from osteon.pipeline.table import stored
 from osteon.pipeline.table.reception import Origin
 
 router = APIRouter(prefix="/api/v1/files", tags=["Files"])
@@ -115,7 +115,7 @@ def list_files(
     after: Annotated[str, Query(max_length=300, description="Only paths behind it.")] = "",
 ) -> FileList:
     """List stored inputs and results by path."""
-    found = views.files(node.table, prefix, limit=limit, after=after)
+    found = stored.files(node.table, prefix, limit=limit, after=after)
     page = [FileView.model_validate(file) for file in found]
     return FileList(files=page, next=page[-1].path if len(page) == limit else None)
 
@@ -124,7 +124,7 @@ def list_files(
 @router.get("/{path:path}", response_class=Response, responses=_BYTES)
 def read_file(path: str, request: Request, node: OfNode) -> Response:
     """Return a file's bytes, or a range of them."""
-    place, known = views.file(node.table, path)
+    place, known = stored.file(node.table, path)
     etag = f'"{known["sha256"]}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
     if _has_version(request.headers.get("if-none-match"), etag):

@@ -26,8 +26,8 @@ from osteon.http.form import Form
 from osteon.pipeline.intake import Intake, Stored
 from osteon.pipeline.part10 import decode_header
 from osteon.pipeline.spool import INCOMING
-from osteon.pipeline.table import views
 from osteon.pipeline.table.reception import Origin
+from osteon.pipeline.table.stored import input_path
 
 NAME_CHARACTERS_MAX = 200
 INFLATED_TIMES_MAX = 4  # Of the longest upload: what a zip may come to.
@@ -199,7 +199,7 @@ class Upload:
         series, instance = stored.series_instance_uid, stored.sop_instance_uid
         self.accepted.files.append(
             StoredFile(
-                path=views.input_path(series, instance),
+                path=input_path(series, instance),
                 sop_instance_uid=instance,
                 series_instance_uid=series,
                 duplicate=stored.duplicate,

@@ -19,7 +19,7 @@ from osteon.pipeline.observer import SWEEP_S
 from osteon.pipeline.request import StageReport, StageRequest
 from osteon.pipeline.spool import free_bytes
 from osteon.pipeline.table import jobs as job_table
-from osteon.pipeline.table import views
+from osteon.pipeline.table import stored, views
 from osteon.pipeline.worker import failure_of
 from osteon.results.pacs import StandInPacs
 from tests.pipeline_parts import SERIES, HandClock, Node, ThreadEngine, store_slices, write_stage
@@ -114,7 +114,7 @@ def test_a_series_goes_the_whole_way(make, pacs):
     assert status["segments"] == [{"label": "Bone 1", "volume_ml": 1.0}]
     seg = next(r for r in status["results"] if r["kind"] == "seg")
     assert uids_in(pacs.folder) == [seg["sop_instance_uid"]]
-    disk_path, facts = views.file(node.table, seg["path"])
+    disk_path, facts = stored.file(node.table, seg["path"])
     assert disk_path.stat().st_size == facts["size"]
     assert not (node.data_dir / "work" / "1").exists()
 
@@ -158,7 +158,7 @@ def test_a_series_that_no_route_takes_is_kept_and_says_why(make):
     job = node.tick_until_state("rejected")
     assert job["reason"] == "no route takes it: bone: instances is 1, below 2"
     assert views.predict(node.table, SERIES)["status"] == "rejected"
-    assert views.files(node.table, "inputs/")[0]["path"] == f"inputs/{SERIES}/{SERIES}.1.dcm"
+    assert stored.files(node.table, "inputs/")[0]["path"] == f"inputs/{SERIES}/{SERIES}.1.dcm"
     assert node.engine.requests == []
 
 

@@ -1,4 +1,4 @@
-"""What the outside is told: jobs, files, counts and the story of a series, as plain JSON values.
+"""What the outside is told: jobs, counts and the story of a series, as plain JSON values.
 
 Read by HTTP and the command line; nothing is written. Times leave as ISO 8601 in UTC.
 
@@ -11,7 +11,6 @@ three are None. One job by itself also tells by ``ahead`` how many of its line e
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from osteon.errors import NotFoundError
@@ -20,8 +19,6 @@ from osteon.pipeline.table import shadow, tally
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.waits import Wait, Waits
 
-INPUTS, RESULTS = "inputs", "results"
-_LAST_CHARACTER = "\U0010ffff"  # Behind every other, in UTF-8 too.
 _JOBS = (
     "SELECT job.*, series.series_instance_uid, series.study_instance_uid, series.generation,"
     " series.instances, series.accession_number, series.patient_id, series.modality,"
@@ -129,47 +126,6 @@ def _newest(table: Table, status: Status | None, before: int, limit: int) -> lis
         return []
     rows = table.rows(f"{union} ORDER BY id DESC LIMIT :limit", {"before": before, "limit": limit})
     return [int(row["id"]) for row in rows]
-
-
-def files(
-    table: Table, prefix: str = "", *, limit: int = 1000, after: str = ""
-) -> list[dict[str, Any]]:
-    """Return stored inputs and results by path.
-
-    Parameters
-    ----------
-    prefix : str
-        What the path starts with: ``inputs/<Series Instance UID>/`` or ``results/<job>/``.
-    after : str
-        Only paths behind this one: the next page.
-    """
-    rows = _input_files(table, prefix, limit, after) if not after.startswith(RESULTS) else []
-    if len(rows) < limit:
-        rows += table.rows(
-            "SELECT * FROM result WHERE path >= ?1 AND path < ?1 || ?2 AND path > ?3"
-            " ORDER BY path LIMIT ?4",
-            (prefix, _LAST_CHARACTER, after, limit - len(rows)),
-        )
-    keys = ("path", "size", "media_type", "sha256")
-    return [{k: row[k] for k in keys} | {"created": iso(row["created"])} for row in rows]
-
-
-def file(table: Table, path: str) -> tuple[Path, dict[str, Any]]:
-    """Return where a stored file is on this disk, and what is known of it.
-
-    Raises
-    ------
-    NotFoundError
-        No file has this path.
-    """
-    row = _input_file(table, path) or table.row(
-        "SELECT path AS disk_path, size, media_type, created, sha256 FROM result WHERE path = ?",
-        (path,),
-    )
-    if row is None:
-        raise NotFoundError(f"no file {path!r}: see GET /api/v1/files")
-    keys = ("size", "media_type", "sha256", "created")
-    return table.data_dir / row["disk_path"], {k: row[k] for k in keys}
 
 
 def counts(table: Table) -> dict[str, Any]:
@@ -379,56 +335,6 @@ def _receiving(table: Table, limit: int) -> list[Row]:
         "SELECT * FROM series INDEXED BY series_due WHERE state = 'receiving'"
         " ORDER BY id DESC LIMIT ?",
         (limit,),
-    )
-
-
-def input_path(series_instance_uid: str, sop_instance_uid: str) -> str:
-    """Return the path by which the outside asks for an instance."""
-    return f"{INPUTS}/{series_instance_uid}/{sop_instance_uid}.dcm"
-
-
-def _input_files(table: Table, prefix: str, limit: int, after: str) -> list[Row]:
-    """Return a page of instances in the order of (Series, SOP) Instance UID, by the index."""
-    room, series, instance = (*prefix.split("/", 2), "", "")[:3]
-    if not (f"{INPUTS}/".startswith(room) if prefix == room else room == INPUTS):
-        return []
-    whole_series = prefix.count("/") > 1
-    last = (*after.removesuffix(".dcm").split("/"), "", "")
-    found = table.rows(
-        "SELECT *, max(id) FROM instance WHERE (series_instance_uid, sop_instance_uid) > (?, ?)"
-        " AND series_instance_uid BETWEEN ? AND ?"
-        " AND substr(sop_instance_uid || '.dcm', 1, ?) = ?"
-        " GROUP BY series_instance_uid, sop_instance_uid LIMIT ?",
-        (
-            last[1],
-            last[2],
-            series,
-            series if whole_series else series + _LAST_CHARACTER,
-            len(instance),
-            instance,
-            limit,
-        ),
-    )
-    return [
-        dict(row)
-        | {
-            "path": input_path(row["series_instance_uid"], row["sop_instance_uid"]),
-            "media_type": "application/dicom",
-            "created": row["received"],
-        }
-        for row in found
-    ]
-
-
-def _input_file(table: Table, path: str) -> Row | None:
-    parts = path.removesuffix(".dcm").split("/")
-    if len(parts) != 3 or parts[0] != INPUTS:
-        return None
-    return table.row(
-        "SELECT path AS disk_path, size, 'application/dicom' AS media_type, received AS created,"
-        " sha256 FROM instance WHERE series_instance_uid = ? AND sop_instance_uid = ?"
-        " ORDER BY id DESC LIMIT 1",
-        (parts[1], parts[2]),
     )
 
 

@@ -14,6 +14,7 @@ from osteon.pipeline.table import (
     series,
     shadow,
     shares,
+    stored,
     views,
 )
 from tests.pipeline_parts import ct_slice
@@ -94,9 +95,9 @@ VIEWS = {
     "predict": lambda t: views.predict(t, "1"),
     "predict, a series": lambda t: views.predict(t, "1.2.3.9"),
     "trace": lambda t: views.trace(t, "A1"),
-    "files of a series": lambda t: views.files(t, "inputs/1.2.3.1/"),
-    "files of some series": lambda t: views.files(t, "inputs/1.2"),
-    "files of a job": lambda t: views.files(t, "results/1/"),
+    "files of a series": lambda t: stored.files(t, "inputs/1.2.3.1/"),
+    "files of some series": lambda t: stored.files(t, "inputs/1.2"),
+    "files of a job": lambda t: stored.files(t, "results/1/"),
     "purge": lambda t: list(purging.over(t, 9e9)),
     **{f"jobs, {s}": lambda t, s=s: views.jobs(t, status=s) for s in Status},
 }

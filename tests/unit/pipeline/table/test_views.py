@@ -8,7 +8,7 @@ from osteon.config.settings import Settings
 from osteon.errors import NotFoundError
 from osteon.pipeline.intake import Intake
 from osteon.pipeline.job import Stage, State, Status, status_of
-from osteon.pipeline.table import jobs, views
+from osteon.pipeline.table import jobs, stored, views
 from tests.pipeline_parts import store_slices
 from tests.unit.pipeline.table.rows import add_job, add_series, at_prediction, delivering
 
@@ -86,8 +86,8 @@ def test_pages_of_jobs_and_of_files_meet_without_overlap(table, intake):
     assert views.jobs(table, status=Status.DONE) == []
     store_slices(intake, range(1, 6))
     store_slices(intake, [2], PatientID="new")
-    page = views.files(table, "inputs/", limit=3)
-    after = views.files(table, "inputs/", limit=3, after=page[-1]["path"])
+    page = stored.files(table, "inputs/", limit=3)
+    after = stored.files(table, "inputs/", limit=3, after=page[-1]["path"])
     assert [f["path"] for f in page + after] == [
         f"inputs/1.2.3.1/1.2.3.1.{n}.dcm" for n in range(1, 6)
     ]
@@ -96,7 +96,7 @@ def test_pages_of_jobs_and_of_files_meet_without_overlap(table, intake):
 def test_a_file_is_the_newest_of_its_instance(table, intake):
     store_slices(intake, [1, 2])
     (newest,) = store_slices(intake, [2], PatientID="new")
-    path, facts = views.file(table, "inputs/1.2.3.1/1.2.3.1.2.dcm")
+    path, facts = stored.file(table, "inputs/1.2.3.1/1.2.3.1.2.dcm")
     assert path == table.data_dir / newest.path
     assert facts["size"] == path.stat().st_size
     for unknown in (
@@ -107,7 +107,7 @@ def test_a_file_is_the_newest_of_its_instance(table, intake):
         "results/1/seg.dcm",
     ):
         with pytest.raises(NotFoundError):
-            views.file(table, unknown)
+            stored.file(table, unknown)
 
 
 def test_times_are_utc():
