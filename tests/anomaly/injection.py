@@ -30,8 +30,8 @@ SENDERS, INSTANCES = 3, 4
 RESUMES_S = 10.0
 FRESH_AFTER = 40  # Faults on one data directory, so that the checks stay short.
 ERRORS = ("error=EIO", "error=ENOSPC")
-KILLED_IN = ("fsync", "fdatasync", "rename", "pwrite64", "write", "openat", "sendto")
-FAILING = ("fsync", "fdatasync", "rename", "pwrite64", "write", "openat", "mkdir")
+KILLED_IN = ("fsync", "fdatasync", "link", "unlink", "pwrite64", "write", "openat", "sendto")
+FAILING = ("fsync", "fdatasync", "link", "pwrite64", "write", "openat", "mkdir")
 STARTING = ("mkdir", "pwrite64", "fsync", "ftruncate", "unlink")
 
 
