@@ -296,8 +296,13 @@ class Simulation:
         }
 
     def _fairness(self) -> float | None:
-        """Judge what was admitted while series still came, where not all could be."""
-        if self.scenario.load <= 1.0 or self.scenario.load > 10.0:
+        """Judge what was admitted while series still came, where not all could be.
+
+        With a few series each, the last one decides: it is for sources that have many.
+        """
+        scenario = self.scenario
+        many = scenario.series / scenario.sources >= SERIES_OF_A_SOURCE_MIN
+        if not many or not 1.0 < scenario.load < 10.0:
             return None
         until = self.arrivals[-1].at
         asked: dict[str, float] = defaultdict(float)
@@ -358,9 +363,7 @@ def misses(found: list[dict[str, Any]]) -> list[str]:
             )
         if run["failed"] > max(2 * expected, 0.002 * run["series"]):
             missed.append(f"{name}: {run['failed']} failed")
-        # With a few series each, the last one decides: fairness is for sources that have many.
-        many = run["series"] / run["sources"] >= SERIES_OF_A_SOURCE_MIN
-        if many and run["fair"] is not None and run["fair"] < FAIR_MIN:
+        if run["fair"] is not None and run["fair"] < FAIR_MIN:
             missed.append(f"{name}: Jain's index {run['fair']:.3f}")
     rates = {run["name"]: run["good_per_hour"] for run in found}
     lost = 1.0 - rates["2 % are poison"] / rates["no series is poison"]
