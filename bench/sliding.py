@@ -91,7 +91,7 @@ def beside_monai(device: torch.device, rounds: int, precision: str) -> dict[str,
     on_gpu = device.type == "cuda"
     shape, patch = ((200, 280, 280), (96, 96, 96)) if on_gpu else ((48, 80, 80), (32, 48, 48))
     torch.manual_seed(0)
-    module = UNet(8, 32 if on_gpu else 8).eval().to(device)
+    module = UNet(8, 32 if on_gpu else 16).eval().to(device)
     image = torch.randn(shape, device=device)
     network = TorchNetwork(module, "bench", RunSpec(precision=precision), device)
     batch = 4 if on_gpu else 1
