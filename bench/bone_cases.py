@@ -170,7 +170,7 @@ def seen(case: Case) -> tuple[NDArray[np.uint8], float]:
     factors = voxels(parameters.grid_mm, spacing, at_least=1)
     grid = tuple(mm * factor for mm, factor in zip(spacing, factors, strict=True))
     density = np.rint(shrunk(evidence, factors)).astype(np.uint8)
-    tissue = measure_tissue(density)
+    tissue = measure_tissue(density, grid[2])
     wall_hu = tissue.soft_hu + parameters.wall_hu + parameters.wall_noise * tissue.noise_hu
     wall = density > level(wall_hu)
     hits = wall_hits(wall, (grid[0], grid[1], grid[2]), parameters.ray_mm)

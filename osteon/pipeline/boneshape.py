@@ -144,7 +144,7 @@ def bone_shape(
     -------
     Shape
     """
-    tissue = measure_tissue(level_zyx)
+    tissue = measure_tissue(level_zyx, grid_mm[2])
     # Before streaks are damped: damped cortex would look like contrast medium.
     lumen = lumens(level_zyx, grid_mm, tissue, parameters.lumen)
     streaks = _damp_streaks(level_zyx, metal_zyx, grid_mm, tissue, parameters)

@@ -198,9 +198,28 @@ def test_evidence_tells_air_table_density_and_metal() -> None:
 
 def test_tissue_is_measured() -> None:
     levels = level(60.0) + np.random.default_rng(0).normal(0, 20.0 / 5.0, (4, 60, 60))
-    tissue = measure_tissue(np.rint(levels).astype(np.uint8))
+    tissue = measure_tissue(np.rint(levels).astype(np.uint8), 1.0)
     assert tissue.soft_hu == pytest.approx(60, abs=10)
     assert tissue.noise_hu == pytest.approx(20, rel=0.1)
+
+
+def test_noise_that_neighbours_share_is_measured_as_what_it_is() -> None:
+    rng = np.random.default_rng(4)
+    smooth = gaussian(rng.standard_normal((6, 120, 120)).astype(np.float32), (0.0, 1.2, 1.2))
+    noise_hu = 30.0 * smooth / smooth.std()
+    tissue = measure_tissue(np.rint(level(60.0) + noise_hu / 5.0).astype(np.uint8), 1.2)
+    assert 18.0 < tissue.noise_hu < 30.0
+
+
+def test_coarse_noise_in_a_dense_organ_is_no_bone() -> None:
+    phantom = Phantom()
+    rng = np.random.default_rng(5)
+    smooth = gaussian(rng.standard_normal(SHAPE).astype(np.float32), (0.0, 1.1, 1.1))
+    organ = phantom.tube(165, 100, 22)
+    phantom.hu[organ] += 40
+    phantom.hu += np.rint(45.0 * smooth / smooth.std()).astype(np.int16)
+    found = bones(phantom.volume())
+    assert found[organ & ~box_maximum(phantom.clip, (3, 6, 6))].mean() < 0.15
 
 
 def test_rays_meet_walls_as_counted_by_hand() -> None:
