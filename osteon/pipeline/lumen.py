@@ -27,7 +27,7 @@ class LumenParameters:
     bright_hu : float
         Contrast medium is this much denser than soft tissue.
     flat_hu, flat_noise : float
-        Range of a plateau in a box of 3 voxels a side: so much, plus so many times the noise.
+        Range of a plateau in a box of 3 voxels a side: so much, plus so many times the grain.
     hu_max : float
         Denser is cortex; iodine in vessels seldom exceeds 600 HU.
     ml_min : float
@@ -64,7 +64,7 @@ def lumens(
     -------
     ndarray of bool, shape (slices, rows, columns)
     """
-    flat = (parameters.flat_hu + parameters.flat_noise * tissue.noise_hu) / HU_STEP
+    flat = (parameters.flat_hu + parameters.flat_noise * tissue.grain_hu) / HU_STEP
     soft = level(tissue.soft_hu)
     found = np.zeros(level_zyx.shape, bool)
     one = (1, 1, 1)

@@ -22,10 +22,13 @@ class Tissue(NamedTuple):
         liver with it.
     noise_hu : float
         Standard deviation of the noise.
+    grain_hu : float
+        Of the part of it in which neighbours differ.
     """
 
     soft_hu: float
     noise_hu: float
+    grain_hu: float
 
 
 # Soft tissue lies between water and the densest enhanced organ.
@@ -51,8 +54,8 @@ def measure_tissue(level_zyx: NDArray[np.uint8], column_mm: float) -> Tissue:
     -------
     Tissue
         ``soft_hu`` is the densest peak of the histogram that reaches a third of the highest;
-        ``noise_hu`` comes from the median second difference along rows, between neighbours, and
-        where the noise is coarse, between voxels further apart.
+        ``grain_hu`` comes from the median second difference along rows, ``noise_hu`` where the
+        noise is coarse from that between voxels further apart.
     """
     counts = np.bincount(level_zyx.reshape(-1), minlength=METAL + 1)
     smooth = np.convolve(counts, np.ones(3) / 3.0, "same")
@@ -66,10 +69,10 @@ def measure_tissue(level_zyx: NDArray[np.uint8], column_mm: float) -> Tissue:
         and smooth[value] > PEAK_PART * soft.max()
     ]
     soft_level = peaks[-1] if peaks else round(level(50.0))
-    fine_hu = _median_noise_hu(level_zyx, soft_level, 1)
+    grain_hu = _median_noise_hu(level_zyx, soft_level, 1)
     coarse_hu = _median_noise_hu(level_zyx, soft_level, max(1, round(COARSE_MM / column_mm)))
-    noise_hu = max(fine_hu, COARSE_PART * coarse_hu)
-    return Tissue(HU_STEP * soft_level + HU_OFFSET, noise_hu)
+    noise_hu = max(grain_hu, COARSE_PART * coarse_hu)
+    return Tissue(HU_STEP * soft_level + HU_OFFSET, noise_hu, grain_hu)
 
 
 def _median_noise_hu(level_zyx: NDArray[np.uint8], soft_level: int, step: int) -> float:

@@ -12,9 +12,10 @@ from osteon.pipeline.boneseg import combine
 from osteon.pipeline.enclosure import framed, leakage, wall_hits
 from osteon.pipeline.evidence import METAL, OUTSIDE, EvidenceParameters, level, slice_evidence
 from osteon.pipeline.filters import box_maximum, box_minimum, gaussian, shrunk
+from osteon.pipeline.lumen import LumenParameters, lumens
 from osteon.pipeline.model import load_model
 from osteon.pipeline.prediction import predict, predict_slices
-from osteon.pipeline.tissue import measure_tissue
+from osteon.pipeline.tissue import Tissue, measure_tissue
 from osteon.pipeline.volume import Geometry, Volume, read_volume
 
 SHAPE = (60, 150, 150)
@@ -209,6 +210,7 @@ def test_noise_that_neighbours_share_is_measured_as_what_it_is() -> None:
     noise_hu = 30.0 * smooth / smooth.std()
     tissue = measure_tissue(np.rint(level(60.0) + noise_hu / 5.0).astype(np.uint8), 1.2)
     assert 18.0 < tissue.noise_hu < 30.0
+    assert tissue.grain_hu < 0.7 * tissue.noise_hu
 
 
 def test_coarse_noise_in_a_dense_organ_is_no_bone() -> None:
@@ -220,6 +222,17 @@ def test_coarse_noise_in_a_dense_organ_is_no_bone() -> None:
     phantom.hu += np.rint(45.0 * smooth / smooth.std()).astype(np.int16)
     found = bones(phantom.volume())
     assert found[organ & ~box_maximum(phantom.clip, (3, 6, 6))].mean() < 0.15
+
+
+def test_what_is_less_even_than_the_grain_is_no_lumen() -> None:
+    uneven = level(220.0) + np.random.default_rng(6).integers(-9, 10, (24, 40, 40))
+    density = np.full((24, 40, 40), round(level(50.0)), np.uint8)
+    block = (slice(6, 18), slice(10, 30), slice(10, 30))
+    density[block] = uneven[block].astype(np.uint8)
+    for grain_hu, found in ((5.0, False), (20.0, True)):
+        tissue = Tissue(50.0, 20.0, grain_hu)
+        spaces = lumens(density, (1.5, 1.5, 1.5), tissue, LumenParameters())
+        assert spaces[block].any() == found
 
 
 def test_rays_meet_walls_as_counted_by_hand() -> None:
