@@ -56,7 +56,7 @@ bench-table: $(STAMP)  ## a table of 10^6 jobs: who is next, and how long everyt
 	$(BIN)/python bench/table.py $(if $(JSON),--json $(JSON))
 
 bench-simulate: $(STAMP)  ## 1,000 hospitals, 1 to 200 slots, faults, under injected time
-	$(BIN)/python bench/simulate.py $(if $(JSON),--json $(JSON))
+	$(BIN)/python bench/simulate.py $(if $(SERIES),--series $(SERIES)) $(if $(JSON),--json $(JSON))
 
 bench-states: $(STAMP)  ## 10,000 examples of whatever may happen, and ten mutations
 	$(BIN)/python bench/states.py --seeds $(or $(SEEDS),10000)

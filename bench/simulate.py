@@ -100,8 +100,8 @@ class Arrival:
 def scenarios(series: int) -> list[Scenario]:
     """Return every scenario, with so many series each."""
     routine = {"routine": 1.0}
-    found = [Scenario(f"{n} slots", n, 1000, 0.9, series) for n in (1, 10, 50, 200)]
-    found += [Scenario(f"{n} sources", 10, n, 0.9, series) for n in (1, 30)]
+    found = [Scenario(f"{n} slot{'s' * (n > 1)}", n, 1000, 0.9, series) for n in (1, 10, 50, 200)]
+    found += [Scenario(f"{n} source{'s' * (n > 1)}", 10, n, 0.9, series) for n in (1, 30)]
     found += [
         Scenario("twice too much", 10, 30, 2.0, series, routine),
         Scenario("two sources, twice too much", 10, 2, 2.0, series, routine),
