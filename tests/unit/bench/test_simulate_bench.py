@@ -35,7 +35,7 @@ def test_whatever_fails_every_series_ends_once(simulated: Run) -> None:
 
 
 def test_two_sources_of_unequal_weight_get_what_is_due(simulated: Run) -> None:
-    (run,) = simulated(120, "two sources").values()
+    (run,) = simulated(240, "two sources").values()
     assert run["fair"] > 0.9  # First come, first served would be 0.80; 400 series give 0.99.
     assert run["busy"] > 0.9
 
