@@ -103,6 +103,19 @@ def test_counts_follow_every_row(table):
     assert tally.counts(table) == {}
 
 
+def test_an_instance_that_replaces_another_is_counted_once(table):
+    add_series(table)
+    columns = "sop_instance_uid, sha256, sop_class_uid, transfer_syntax_uid, series_instance_uid"
+    for received in (0, 1):
+        table.change(
+            f"INSERT OR REPLACE INTO instance ({columns}, generation, path, size, received)"
+            " VALUES ('1.1', 'ab', '1.2', '1.3', '1.2.3.1', 1, 'a', 1, ?)",
+            (received,),
+        )
+    assert tally.counts(table)["instance"] == 1
+    assert tally.counts(table) == counted(table)
+
+
 def test_a_count_is_kept_for_every_stage_and_state(table):
     names = {row["name"] for row in table.rows("SELECT name FROM tally")}
     assert names >= {f"job {stage} {state}" for stage in Stage for state in State}
