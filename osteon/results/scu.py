@@ -31,6 +31,7 @@ from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
 from osteon.config.settings import TlsSettings
 from osteon.errors import DeliveryError, DeliveryRefusedError
+from osteon.results.turnstile import mend
 from osteon.results.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 CONNECT_S = ASSOCIATE_S = ECHO_S = 5.0
@@ -377,7 +378,7 @@ def associate(
             destination.ae_title,
             ext_neg=list(negotiation),
             tls_args=_tls_of(destination),
-            evt_handlers=[(evt.EVT_CONN_OPEN, _tune_socket, [dimse_s]), *handlers],
+            evt_handlers=[(evt.EVT_CONN_OPEN, _prepare, [dimse_s]), *handlers],
         )
     except (OSError, ValueError) as error:
         raise DeliveryError(f"{destination} cannot be reached: {error}") from error
@@ -418,8 +419,9 @@ def _tls_of(destination: Destination) -> tuple[ssl.SSLContext, str] | None:
     return context, destination.host
 
 
-def _tune_socket(event: evt.Event, send_s: float) -> None:
-    """Send every PDU at once, and give up on a peer that stops reading."""
+def _prepare(event: evt.Event, send_s: float) -> None:
+    """Send every PDU at once, give up on a peer that stops reading, and lose no answer."""
+    mend(event.assoc)
     sock = event.assoc.dul.socket.socket
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     deadline = struct.pack("ll", int(send_s), int(send_s % 1 * 1_000_000))

@@ -63,4 +63,5 @@ def test_series_of_two_lengths_are_timed_and_drawn(tmp_path):
     figures = json.loads(out.read_text())
     assert all(seconds > 1.0 for seconds in figures["after_last_s"].values())
     assert figures["ratio"] > 0.0
-    assert Image.open(picture).size[0] == 1760
+    with Image.open(picture) as image:
+        assert image.size[0] == 1760
