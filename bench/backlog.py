@@ -28,7 +28,7 @@ from route_parts import Node, send, wait_for
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # The parts are shared with the tests.
 
-from osteon.pipeline.phantom import write_phantom
+from osteon.pipeline.phantoms.phantom import write_phantom
 from osteon.pipeline.table.connection import Table as JobTable
 from osteon.pipeline.table.connection import open_table
 from tests import known_cost

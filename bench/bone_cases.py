@@ -13,13 +13,13 @@ from bones import builtin_bone, files_of, reference_of
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from osteon.pipeline.boneshape import BoneVolumeParameters, Spacing
-from osteon.pipeline.bonevolume import bone_mask
-from osteon.pipeline.enclosure import RAYS, leakage, wall_hits
-from osteon.pipeline.evidence import METAL, EvidenceParameters, level, slice_evidence
-from osteon.pipeline.filters import box_maximum, box_minimum, gaussian, shrunk, voxels
-from osteon.pipeline.phantom import render_phantom
-from osteon.pipeline.tissue import measure_tissue
+from osteon.pipeline.bones.boneshape import BoneVolumeParameters, Spacing
+from osteon.pipeline.bones.bonevolume import bone_mask
+from osteon.pipeline.bones.enclosure import RAYS, leakage, wall_hits
+from osteon.pipeline.bones.evidence import METAL, EvidenceParameters, level, slice_evidence
+from osteon.pipeline.bones.filters import box_maximum, box_minimum, gaussian, shrunk, voxels
+from osteon.pipeline.bones.tissue import measure_tissue
+from osteon.pipeline.phantoms.phantom import render_phantom
 from osteon.pipeline.volume import read_volume
 
 LABELLED = ("pelvis", "vertebra", "siemens")

@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw
 
 from osteon.errors import VolumeError
 from osteon.pipeline.boneseg import combine
-from osteon.pipeline.model import load_model
+from osteon.pipeline.models.model import load_model
 from osteon.pipeline.prediction import predict
 from osteon.pipeline.volume import Volume, read_volume
 

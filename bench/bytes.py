@@ -25,7 +25,7 @@ from rich.table import Table
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # The role is shared with the tests.
 
-from osteon.pipeline.part10 import decode_header  # noqa: E402 - above
+from osteon.pipeline.instances.part10 import decode_header  # noqa: E402 - above
 from tests.anomaly.role import Role  # noqa: E402
 
 DATA = REPOSITORY.parent / "shared" / "data" / "cornerstone_ct_16ts"

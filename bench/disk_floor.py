@@ -14,8 +14,8 @@ from pathlib import Path
 
 from datasets import CT
 
-from osteon.pipeline.commit import GroupCommit
-from osteon.pipeline.drafts import DraftPool, sync_folder
+from osteon.pipeline.instances.commit import GroupCommit
+from osteon.pipeline.instances.drafts import DraftPool, sync_folder
 
 ROW_BYTES = 16 * 1024  # Pages of SQLite's log that one row takes.
 CHUNK_BYTES = 128 * 1024

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from osteon.config.settings import Settings
-from osteon.pipeline.arrival import Stored
+from osteon.pipeline.instances.arrival import Stored
 from osteon.pipeline.table.reception import Origin
 from osteon.scp.server import Receiver
 

@@ -34,7 +34,7 @@ from route_picture import draw_times
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # The parts are shared with the tests.
 
-from osteon.pipeline.phantom import write_phantom
+from osteon.pipeline.phantoms.phantom import write_phantom
 from tests import known_cost
 
 HERE = Path(__file__).resolve().parent

@@ -36,9 +36,9 @@ from route_picture import draw_times
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # The parts are shared with the tests.
 
-from osteon.pipeline.bone import BoneModel
+from osteon.pipeline.bones.bone import BoneModel
 from osteon.pipeline.boneseg import combine
-from osteon.pipeline.phantom import write_phantom
+from osteon.pipeline.phantoms.phantom import write_phantom
 from osteon.pipeline.prediction import predict
 from osteon.pipeline.volume import read_volume
 from tests import known_cost

@@ -20,9 +20,9 @@ import pydicom
 import SimpleITK as sitk  # noqa: N813 - as its users call it
 from pydicom.sr.codedict import codes
 
-from osteon.pipeline.bone import BoneModel
+from osteon.pipeline.bones.bone import BoneModel
 from osteon.pipeline.boneseg import combine
-from osteon.pipeline.geometry import Geometry
+from osteon.pipeline.images.geometry import Geometry
 from osteon.pipeline.prediction import predict
 from osteon.pipeline.volume import SourceFrame, Volume
 

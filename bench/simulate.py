@@ -40,9 +40,9 @@ from osteon.config.settings import Settings
 from osteon.errors import OsteonError, StageError, WorkerLostError
 from osteon.pipeline.job import Stage
 from osteon.pipeline.observer import Observer
-from osteon.pipeline.request import StageReport, StageRequest
 from osteon.pipeline.table import deliveries
 from osteon.pipeline.table.connection import Row, Table, open_table
+from osteon.pipeline.workers.request import StageReport, StageRequest
 from tests.pipeline_parts import HandClock, write_stage
 from tests.simulated import NEVER, Part, SimulatedEngine, SimulatedSender
 

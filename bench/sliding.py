@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from machine import describe
 
-from osteon.pipeline.modelspec import InputSpec, ModelSpec, RunSpec
-from osteon.pipeline.network import TorchNetwork
-from osteon.pipeline.networkmodel import NetworkModel
-from osteon.pipeline.phantom import write_phantom
+from osteon.pipeline.models.modelspec import InputSpec, ModelSpec, RunSpec
+from osteon.pipeline.models.network import TorchNetwork
+from osteon.pipeline.models.networkmodel import NetworkModel
+from osteon.pipeline.models.sliding import Batches, slide
+from osteon.pipeline.phantoms.phantom import write_phantom
 from osteon.pipeline.prediction import predict
-from osteon.pipeline.sliding import Batches, slide
 from osteon.pipeline.volume import read_volume
 
 DIFFERENCE_MAX = 1e-3

@@ -28,10 +28,10 @@ from osteon.config.settings import Settings
 from osteon.pipeline.job import Status
 from osteon.pipeline.observer import Observer
 from osteon.pipeline.purge import purge
-from osteon.pipeline.request import StageRequest
 from osteon.pipeline.table import jobs, lines, purging, series, stored, views
 from osteon.pipeline.table.connection import Table, open_table
 from osteon.pipeline.table.series import NewJob
+from osteon.pipeline.workers.request import StageRequest
 from tests.pipeline_parts import HandClock, write_stage
 from tests.simulated import NEVER, Part, SimulatedEngine
 

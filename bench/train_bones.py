@@ -40,8 +40,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from osteon.pipeline.boneshape import BoneVolumeParameters
-from osteon.pipeline.filters import voxels
+from osteon.pipeline.bones.boneshape import BoneVolumeParameters
+from osteon.pipeline.bones.filters import voxels
 
 # What a network sees of a voxel: its density alone, or also what builtin:bone knows of it.
 INPUTS = {"density": (DENSITY,), "refiner": (DENSITY, RAYS_MET, LEAK, BUILTIN)}

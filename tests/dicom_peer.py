@@ -18,8 +18,8 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from osteon.config.settings import Settings
+from osteon.pipeline.instances.part10 import decode_header
 from osteon.pipeline.intake import Intake
-from osteon.pipeline.part10 import decode_header
 from osteon.pipeline.table.connection import Table, open_table
 from osteon.scp.server import Receiver
 from tests.tools import free_port

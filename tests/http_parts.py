@@ -12,7 +12,7 @@ import httpx
 
 from osteon.config.settings import Settings
 from osteon.http.role import run_http
-from osteon.pipeline.part10 import FileMeta, encode_header
+from osteon.pipeline.instances.part10 import FileMeta, encode_header
 from osteon.pipeline.table.connection import Table, open_table
 from tests.pipeline_parts import SERIES, ct_slice
 from tests.tools import free_port, wait_until

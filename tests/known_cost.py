@@ -23,7 +23,7 @@ MORE_THAN_ANYBODY_HAS = 2**50
 
 
 class KnownCost:
-    """The model; it satisfies ``osteon.pipeline.model.Model``."""
+    """The model; it satisfies ``osteon.pipeline.models.model.Model``."""
 
     name, version, kind = NAME, "1", "entry-point"
     digest = "0c" * 32

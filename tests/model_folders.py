@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from osteon.pipeline.weights import digest_of, read_files
+from osteon.pipeline.models.weights import digest_of, read_files
 
 PATCH = (16, 48, 48)
 HU_WINDOW = (-200.0, 800.0)

@@ -1,7 +1,8 @@
 """Parts for tests of the pipeline: a clock by hand, CT slices, and an engine of threads.
 
-The engine is a real one behind the interface of ``osteon.pipeline.engine``: its slots are threads
-and what a stage does is the test's to say. It cannot end a thread, so a killed stage is let go.
+The engine is a real one behind the interface of ``osteon.pipeline.workers.engine``: its slots
+are threads and what a stage does is the test's to say. It cannot end a thread, so a killed stage is
+let go.
 """
 
 import hashlib
@@ -18,14 +19,14 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SegmentationStor
 
 from osteon.config.settings import Settings
 from osteon.errors import WorkerLostError
+from osteon.pipeline.instances.part10 import FileMeta, encode_header
 from osteon.pipeline.intake import Intake, Stored
 from osteon.pipeline.job import Stage
 from osteon.pipeline.observer import Observer
-from osteon.pipeline.part10 import FileMeta, encode_header
-from osteon.pipeline.request import StageReport, StageRequest
-from osteon.pipeline.slot import Chain
 from osteon.pipeline.table.connection import Table, open_table
 from osteon.pipeline.table.reception import Origin
+from osteon.pipeline.workers.request import StageReport, StageRequest
+from osteon.pipeline.workers.slot import Chain
 from osteon.results.uids import derive_uid
 from tests.tools import wait_until
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from osteon.errors import OsteonError, WorkerLostError
-from osteon.pipeline.request import StageReport, StageRequest
 from osteon.pipeline.sender import SENDERS_MAX
-from osteon.pipeline.slot import Chain
 from osteon.pipeline.table.connection import Row
+from osteon.pipeline.workers.request import StageReport, StageRequest
+from osteon.pipeline.workers.slot import Chain
 
 NEVER = float("inf")
 

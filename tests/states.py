@@ -46,13 +46,13 @@ from osteon.errors import (
     WorkerLostError,
 )
 from osteon.pipeline import throttler
-from osteon.pipeline.index import read_header
+from osteon.pipeline.instances.index import read_header
 from osteon.pipeline.job import TRANSITIONS, Event, Stage, State
 from osteon.pipeline.observer import SWEEP_S, Observer
-from osteon.pipeline.request import StageReport, StageRequest
 from osteon.pipeline.table import deliveries, jobs, lines, reception
 from osteon.pipeline.table.connection import FILE_NAME, Row, Table, open_table
 from osteon.pipeline.table.reception import Origin, Received
+from osteon.pipeline.workers.request import StageReport, StageRequest
 from osteon.results.uids import derive_uid
 from tests.pipeline_parts import HandClock, ct_slice
 from tests.simulated import NEVER, Part, SimulatedEngine, SimulatedSender

@@ -12,7 +12,7 @@ from pathlib import Path
 from osteon.config.extras import load_extra
 from osteon.config.settings import ClusterSettings, Settings, TlsSettings
 from osteon.errors import ConfigError, ModelError
-from osteon.pipeline.model import ENTRY_POINT_GROUP, list_models
+from osteon.pipeline.models.model import ENTRY_POINT_GROUP, list_models
 from osteon.pipeline.table.connection import NETWORK_FILE_SYSTEMS, file_system_of
 
 
@@ -102,6 +102,8 @@ def _cluster_faults(cluster: ClusterSettings) -> Iterator[str]:
     if unreadable:
         return
     try:
-        load_extra("osteon.pipeline.clustertls", "cluster", "[cluster]").security_of(cluster)
+        load_extra("osteon.pipeline.clusters.clustertls", "cluster", "[cluster]").security_of(
+            cluster
+        )
     except ConfigError as error:
         yield error.message

@@ -51,7 +51,7 @@ def command() -> None:
 @click.option("--renew", is_flag=True, help="Replace certificates that are there.")
 def ca(folder: Path, names: tuple[str, ...], port: int, renew: bool) -> None:
     """Issue a certificate to each host, and write its configuration."""
-    certificates = load_extra("osteon.pipeline.certificates", EXTRA, "osteon cluster")
+    certificates = load_extra("osteon.pipeline.clusters.certificates", EXTRA, "osteon cluster")
     folder = folder.absolute()
     hosts = [
         [one for one in name.split(",") if one] for name in (*names,) or (socket.gethostname(),)
@@ -83,7 +83,7 @@ def ca(folder: Path, names: tuple[str, ...], port: int, renew: bool) -> None:
 def scheduler(host: str) -> None:
     """Run the scheduler, which node and workers meet at."""
     settings, cluster = _settings()
-    servers = load_extra("osteon.pipeline.clusterservers", EXTRA, "osteon cluster")
+    servers = load_extra("osteon.pipeline.clusters.clusterservers", EXTRA, "osteon cluster")
     configure_logging(settings.log, "scheduler")
     _run(lambda stop: servers.run_scheduler(cluster, host, stop))
 
@@ -101,7 +101,7 @@ def scheduler(host: str) -> None:
 def worker(name: str | None, host: str | None, port: int) -> None:
     """Run one worker, on the GPU that CUDA_VISIBLE_DEVICES names."""
     settings, _ = _settings()
-    servers = load_extra("osteon.pipeline.clusterservers", EXTRA, "osteon cluster")
+    servers = load_extra("osteon.pipeline.clusters.clusterservers", EXTRA, "osteon cluster")
     configure_logging(settings.log, "worker")
     name = name or f"{socket.gethostname()}-{os.environ.get('CUDA_VISIBLE_DEVICES', os.getpid())}"
     _run(lambda stop: servers.run_worker(settings, stop, name=name, host=host, port=port))

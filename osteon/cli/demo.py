@@ -72,7 +72,7 @@ def command(ct: Path | None, out: Path | None, slices: int, timeout_s: float) ->
 
 def _phantom(out: Path, slices: int) -> Path:
     # SciPy and SimpleITK stand behind it, which --help need not wait for.
-    from osteon.pipeline.phantom import write_phantom  # noqa: PLC0415 - see above
+    from osteon.pipeline.phantoms.phantom import write_phantom  # noqa: PLC0415 - see above
 
     return write_phantom(out / "ct", slices=slices).dicom
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from osteon.errors import NotFoundError, OsteonError, UnparseableError
-from osteon.pipeline.index import Header, read_header
-from osteon.pipeline.part10 import decode_header
+from osteon.pipeline.instances.index import Header, read_header
+from osteon.pipeline.instances.part10 import decode_header
 
 DICOMDIR = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage, PS3.4 Table B.5-1
 

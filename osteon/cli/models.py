@@ -14,7 +14,7 @@ from osteon.cli.output import write_json, write_table
 from osteon.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
-    from osteon.pipeline.modelspec import InputSpec, ModelSpec
+    from osteon.pipeline.models.modelspec import InputSpec, ModelSpec
 
 KINDS = ("torchscript", "torch-export", "monai-bundle", "onnx", "nnunet")
 PROBE_SHAPE = (24, 96, 96)  # slices, rows, columns of the phantom that `verify` runs a model on
@@ -49,7 +49,7 @@ def list_models(as_json: bool) -> None:
     Those built in come first, then those of pipeline.models_dir, then those of packages.
     """
     # Models bring torch, which takes seconds to load.
-    from osteon.pipeline.model import installed_models  # noqa: PLC0415 - see above
+    from osteon.pipeline.models.model import installed_models  # noqa: PLC0415 - see above
 
     specs, installed = _specs(), installed_models()
     if as_json:
@@ -136,7 +136,7 @@ def init(
     left to be looked through in the model.toml.
     """
     # Models bring torch, which takes seconds to load.
-    from osteon.pipeline.modeldraft import draft_of, make_folder  # noqa: PLC0415 - see above
+    from osteon.pipeline.models.modeldraft import draft_of, make_folder  # noqa: PLC0415 - see above
 
     into = into or settings_in_force().pipeline.models_dir
     if into is None:
@@ -167,8 +167,8 @@ def init(
 def verify(name: str, as_json: bool) -> None:
     """Load a model, check its digest, and run it on a phantom."""
     # Models bring torch, which takes seconds to load.
-    from osteon.pipeline.model import load_model  # noqa: PLC0415 - see above
-    from osteon.pipeline.phantom import render_phantom  # noqa: PLC0415 - see above
+    from osteon.pipeline.models.model import load_model  # noqa: PLC0415 - see above
+    from osteon.pipeline.phantoms.phantom import render_phantom  # noqa: PLC0415 - see above
     from osteon.pipeline.prediction import predict_slices  # noqa: PLC0415 - see above
 
     started = time.monotonic()
@@ -225,6 +225,6 @@ def _scaling_of(input_spec: "InputSpec") -> str:
 
 def _specs() -> list["ModelSpec"]:
     # Models bring torch, which takes seconds to load.
-    from osteon.pipeline.model import list_models  # noqa: PLC0415 - see above
+    from osteon.pipeline.models.model import list_models  # noqa: PLC0415 - see above
 
     return list_models(settings_in_force().pipeline.models_dir)

@@ -22,7 +22,7 @@ def command(out: Path, seed: int, slices: int, rows: int, columns: int, as_json:
     The same options give the same bytes.
     """
     # SciPy and SimpleITK stand behind it, which the other commands need not wait for.
-    from osteon.pipeline.phantom import write_phantom  # noqa: PLC0415 - see above
+    from osteon.pipeline.phantoms.phantom import write_phantom  # noqa: PLC0415 - see above
 
     with writing_to(out):
         phantom = write_phantom(out, seed=seed, slices=slices, rows=rows, columns=columns)

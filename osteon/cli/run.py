@@ -22,7 +22,7 @@ from osteon.cli.output import (
 )
 from osteon.errors import OsteonError, VolumeError
 from osteon.pipeline.job import WORKER_STAGES, Stage
-from osteon.pipeline.request import StageRequest
+from osteon.pipeline.workers.request import StageRequest
 
 RESULTS = ("seg.dcm", "preview.png")
 SUMMARY = "summary.json"
@@ -102,7 +102,7 @@ def _why_not(series: Series) -> str | None:
 def _segment(series: Series, place: Path, model: str, models_dir: Path | None) -> dict[str, Any]:
     """Run every stage as a worker does and keep the results."""
     # torch takes seconds to load, which --help and a wrong configuration need not wait for.
-    from osteon.pipeline.stages import run_stage  # noqa: PLC0415 - see above
+    from osteon.pipeline.workers.stages import run_stage  # noqa: PLC0415 - see above
 
     started, content_at = time.monotonic(), time.time()
     outputs: dict[Stage, Path] = {}

@@ -12,7 +12,7 @@ from osteon.cli.options import config_option, example, json_option, settings_in_
 from osteon.cli.output import Bar, printable, progress, write_json, write_skipped
 from osteon.cli.peers import peer_named
 from osteon.errors import DeliveryError, DeliveryRefusedError, UnparseableError
-from osteon.pipeline.part10 import decode_header
+from osteon.pipeline.instances.part10 import decode_header
 from osteon.results.scu import Destination, StoreOutcome, store
 
 REFUSALS_MAX = 3  # In a row, after which the peer does not want these files at all.

@@ -11,9 +11,9 @@ from osteon.cli.options import config_option, example, job_table, json_option, s
 from osteon.cli.output import local_time, printable, write_json
 from osteon.config.settings import Settings
 from osteon.errors import OsteonError
+from osteon.pipeline.instances.spool import free_bytes
 from osteon.pipeline.intake import GIGABYTE
 from osteon.pipeline.job import Status
-from osteon.pipeline.spool import free_bytes
 from osteon.pipeline.table import views
 from osteon.pipeline.table.connection import Table
 from osteon.pipeline.table.workers import engine_state

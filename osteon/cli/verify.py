@@ -9,9 +9,9 @@ from osteon.cli.output import printable, progress, write_json
 from osteon.cli.peers import peer_named
 from osteon.config.settings import Settings
 from osteon.errors import ConfigError, DeliveryError, NotFoundError, OsteonError
-from osteon.pipeline.leftovers import recover_all
+from osteon.pipeline.instances.leftovers import recover_all
+from osteon.pipeline.instances.spool import SPOOL
 from osteon.pipeline.rebuild import Fault, adopt, compare
-from osteon.pipeline.spool import SPOOL
 from osteon.pipeline.table import holdings
 from osteon.pipeline.table.connection import Table, open_table
 from osteon.results.scu import find_instance

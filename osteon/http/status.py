@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pydantic import BaseModel, Field
 
 from osteon.config.settings import Settings
+from osteon.pipeline.instances.spool import free_bytes
 from osteon.pipeline.intake import GIGABYTE, Intake
-from osteon.pipeline.spool import free_bytes
 from osteon.pipeline.table import shadow, views
 from osteon.pipeline.table.connection import FILE_NAME, Table
 from osteon.pipeline.table.workers import engine_state

@@ -23,9 +23,9 @@ from starlette.exceptions import HTTPException
 from osteon.errors import InvalidUIDError, MismatchError, OutOfResourcesError, UnparseableError
 from osteon.http.archive import inflate, open_archive, refusal_of
 from osteon.http.form import Form
+from osteon.pipeline.instances.part10 import decode_header
+from osteon.pipeline.instances.spool import INCOMING
 from osteon.pipeline.intake import Intake, Stored
-from osteon.pipeline.part10 import decode_header
-from osteon.pipeline.spool import INCOMING
 from osteon.pipeline.table.reception import Origin
 from osteon.pipeline.table.stored import input_path
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from osteon.config.settings import Settings
 from osteon.pipeline.admission import candidate_of, input_digest, slice_of
 from osteon.pipeline.completeness import missing_slices
-from osteon.pipeline.engine import Engine
 from osteon.pipeline.job import WORKER_STAGES, Stage
-from osteon.pipeline.request import CacheSettings, SliceRequest, StageReport, StageRequest
 from osteon.pipeline.routes import INSTANCES as COUNT
 from osteon.pipeline.routes import decide
 from osteon.pipeline.table import series
 from osteon.pipeline.table.connection import Row, Table
+from osteon.pipeline.workers.engine import Engine
+from osteon.pipeline.workers.request import CacheSettings, SliceRequest, StageReport, StageRequest
 from osteon.pipeline.worklock import WORK
 
 AHEAD = "ahead"

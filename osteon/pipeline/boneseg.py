@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osteon.errors import ModelError, StageError
-from osteon.pipeline.model import Model
-from osteon.pipeline.modelspec import SegmentSpec
+from osteon.pipeline.images.upright import shear_of
+from osteon.pipeline.models.model import Model
+from osteon.pipeline.models.modelspec import SegmentSpec
 from osteon.pipeline.prediction import model_failure
-from osteon.pipeline.upright import shear_of
 from osteon.pipeline.volume import Volume
 from osteon.results.segment import Code, Segment
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from osteon.errors import UnparseableError
-from osteon.pipeline.part10 import decode_header
+from osteon.pipeline.instances.part10 import decode_header
 from osteon.pipeline.table import commitments
 from osteon.pipeline.table.commitments import Transaction
 from osteon.pipeline.table.connection import Row, Table

@@ -30,16 +30,16 @@ from osteon.errors import (
 )
 from osteon.pipeline.ahead import Ahead
 from osteon.pipeline.backoff import JITTER, backoff_s
-from osteon.pipeline.chains import requests_of
-from osteon.pipeline.engine import Engine
+from osteon.pipeline.instances.spool import free_bytes, link_files, move_durably
 from osteon.pipeline.intake import GIGABYTE
 from osteon.pipeline.job import Stage, State
-from osteon.pipeline.request import CacheSettings, StageReport
-from osteon.pipeline.spool import free_bytes, link_files, move_durably
 from osteon.pipeline.table import jobs, lines, workers
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.jobs import NewResult
-from osteon.pipeline.worker import failure_of
+from osteon.pipeline.workers.chains import requests_of
+from osteon.pipeline.workers.engine import Engine
+from osteon.pipeline.workers.request import CacheSettings, StageReport
+from osteon.pipeline.workers.worker import failure_of
 from osteon.pipeline.worklock import WORK
 
 RESULTS = "results"

@@ -10,7 +10,7 @@ from contextlib import suppress
 from osteon.config.settings import Settings
 from osteon.errors import StaleTransition
 from osteon.pipeline.budget import at_the_door, limits_of
-from osteon.pipeline.spool import free_bytes
+from osteon.pipeline.instances.spool import free_bytes
 from osteon.pipeline.table import jobs, lines, shares
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.throttler import Clocks, Inside, Waiting, advance, choose

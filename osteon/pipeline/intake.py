@@ -11,12 +11,12 @@ from pathlib import Path
 
 from osteon.config.settings import Settings
 from osteon.errors import OsteonError, OutOfResourcesError
-from osteon.pipeline.arrival import Arrival, Sealed, Stored
-from osteon.pipeline.commit import GroupCommit
-from osteon.pipeline.index import Header, check_uid
-from osteon.pipeline.leftovers import recover
-from osteon.pipeline.part10 import FileMeta
-from osteon.pipeline.spool import INCOMING, Spool, free_bytes
+from osteon.pipeline.instances.arrival import Arrival, Sealed, Stored
+from osteon.pipeline.instances.commit import GroupCommit
+from osteon.pipeline.instances.index import Header, check_uid
+from osteon.pipeline.instances.leftovers import recover
+from osteon.pipeline.instances.part10 import FileMeta
+from osteon.pipeline.instances.spool import INCOMING, Spool, free_bytes
 from osteon.pipeline.table import reception, views
 from osteon.pipeline.table.connection import Table
 from osteon.pipeline.table.reception import Origin, Received

@@ -16,11 +16,11 @@ from osteon.pipeline.admission import judge_series
 from osteon.pipeline.delivery import Delivery
 from osteon.pipeline.dispatcher import Dispatcher
 from osteon.pipeline.door import Door
-from osteon.pipeline.engine import Engine
 from osteon.pipeline.sender import Sender
 from osteon.pipeline.shadow import Shadow
 from osteon.pipeline.table import deliveries, jobs, lines, series
 from osteon.pipeline.table.connection import Table
+from osteon.pipeline.workers.engine import Engine
 
 POLL_S = 0.03  # How often another process' commit is looked for.
 SAFETY_NET_S = 5.0  # A tick at least this often, whatever was missed.

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osteon.errors import ModelError, StageError, WorkerLostError
-from osteon.pipeline.model import Model
-from osteon.pipeline.progress import tell
-from osteon.pipeline.upright import shear_of
+from osteon.pipeline.images.upright import shear_of
+from osteon.pipeline.models.model import Model
 from osteon.pipeline.volume import SourceFrame, Volume
+from osteon.pipeline.workers.progress import tell
 
 SLICES_AT_ONCE = 16  # So many slices are given to a 2D model at a time, then it is told how far.
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")

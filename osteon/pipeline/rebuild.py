@@ -13,9 +13,9 @@ from pathlib import Path
 
 from osteon.config.settings import Settings
 from osteon.errors import ReceptionError
-from osteon.pipeline.index import read_header
-from osteon.pipeline.part10 import FileMeta, decode_header
-from osteon.pipeline.spool import SPOOL, Spool
+from osteon.pipeline.instances.index import read_header
+from osteon.pipeline.instances.part10 import FileMeta, decode_header
+from osteon.pipeline.instances.spool import SPOOL, Spool
 from osteon.pipeline.table import holdings, reception
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.reception import Origin, Received

@@ -10,12 +10,12 @@ import structlog
 
 from osteon.config.extras import load_extra
 from osteon.config.settings import Settings
-from osteon.pipeline.engine import Engine, LocalEngine, auto_slots, threads_of
+from osteon.pipeline.instances.leftovers import recover_all
 from osteon.pipeline.intake import GIGABYTE
-from osteon.pipeline.leftovers import recover_all
 from osteon.pipeline.observer import Observer
-from osteon.pipeline.request import WorkerSettings
 from osteon.pipeline.table.connection import open_table
+from osteon.pipeline.workers.engine import Engine, LocalEngine, auto_slots, threads_of
+from osteon.pipeline.workers.request import WorkerSettings
 from osteon.pipeline.worklock import hold
 
 log = structlog.get_logger(__name__)
@@ -46,7 +46,7 @@ def run_work(settings: Settings, stop: threading.Event) -> None:
 def _engine(settings: Settings) -> Engine:
     """Return the workers of a cluster, where there is one, else those of this host."""
     if settings.cluster is not None:
-        module = load_extra("osteon.pipeline.cluster", "cluster", "[cluster]")
+        module = load_extra("osteon.pipeline.clusters.cluster", "cluster", "[cluster]")
         engine: Engine = module.ClusterEngine(settings.cluster, settings.data_dir)
         return engine
     limits = settings.pipeline

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osteon.errors import VolumeError
-from osteon.pipeline.decoders import cores_here, decode, processes_for
-from osteon.pipeline.geometry import FrameHeader, Geometry, SourceFrame, order_slices
-from osteon.pipeline.header import SourceInstance, read_header
-from osteon.pipeline.pixels import read_frames
-from osteon.pipeline.rescale import to_hu
+from osteon.pipeline.images.decoders import cores_here, decode, processes_for
+from osteon.pipeline.images.geometry import FrameHeader, Geometry, SourceFrame, order_slices
+from osteon.pipeline.images.header import SourceInstance, read_header
+from osteon.pipeline.images.pixels import read_frames
+from osteon.pipeline.images.rescale import to_hu
 
 PAGE_BYTES = 4096
 HU_ABS_MAX = 1e6  # Extended scales, made for metal, end at some 65,000.

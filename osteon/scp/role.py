@@ -13,8 +13,8 @@ import structlog
 
 from osteon.config.settings import Settings
 from osteon.errors import OsteonError
+from osteon.pipeline.instances.spool import SPOOL
 from osteon.pipeline.intake import Intake
-from osteon.pipeline.spool import SPOOL
 from osteon.pipeline.table.connection import open_table
 from osteon.pipeline.table.reception import close_left_open
 from osteon.pipeline.worklock import hold

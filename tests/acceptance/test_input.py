@@ -11,7 +11,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from osteon.pipeline.part10 import decode_header
+from osteon.pipeline.instances.part10 import decode_header
 from osteon.results.scu import Destination, store
 from tests.acceptance.ct import series_uid, write_series
 from tests.acceptance.parts import Node, Orthanc, dcmsend, osteon

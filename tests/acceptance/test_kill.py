@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from osteon.errors import DeliveryError
-from osteon.pipeline.part10 import decode_header
+from osteon.pipeline.instances.part10 import decode_header
 from osteon.results.scu import Destination, store
 from tests.acceptance.ct import series_uid, write_series
 from tests.acceptance.parts import Node, Orthanc

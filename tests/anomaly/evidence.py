@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from osteon.errors import OsteonError
-from osteon.pipeline.part10 import decode_header
+from osteon.pipeline.instances.part10 import decode_header
 from osteon.pipeline.table.connection import open_table
 
 

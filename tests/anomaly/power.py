@@ -15,8 +15,8 @@ from pathlib import Path
 
 from osteon.config.settings import Settings
 from osteon.errors import OsteonError
+from osteon.pipeline.instances.leftovers import recover_all
 from osteon.pipeline.intake import Intake
-from osteon.pipeline.leftovers import recover_all
 from osteon.pipeline.rebuild import adopt, compare
 from osteon.pipeline.table.connection import open_table
 from osteon.pipeline.table.reception import Origin

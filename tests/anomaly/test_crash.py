@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from osteon.config.settings import Settings
+from osteon.pipeline.instances.leftovers import recover_all
+from osteon.pipeline.instances.part10 import decode_header
 from osteon.pipeline.intake import Intake
-from osteon.pipeline.leftovers import recover_all
-from osteon.pipeline.part10 import decode_header
 from osteon.pipeline.table.connection import open_table
 from tests.pipeline_parts import ct_slice, store_slices
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from osteon.cli.main import main
-from osteon.pipeline import drafts, spool
+from osteon.pipeline.instances import drafts, spool
 from osteon.pipeline.intake import Intake
 from osteon.pipeline.table.connection import Table
 

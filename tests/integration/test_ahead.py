@@ -8,7 +8,7 @@ import pytest
 from osteon.config.settings import Settings
 from osteon.errors import StageError
 from osteon.pipeline.job import Stage
-from osteon.pipeline.request import SliceRequest, StageReport, StageRequest
+from osteon.pipeline.workers.request import SliceRequest, StageReport, StageRequest
 from tests.pipeline_parts import Node, ThreadEngine, store_slices, write_stage
 
 WORKER = [Stage.PREDICTION, Stage.BONESEG, Stage.ENCODE]

@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from osteon.cli.main import cli
-from osteon.pipeline.phantom import write_phantom
+from osteon.pipeline.phantoms.phantom import write_phantom
 from osteon.results.pacs import StandInPacs
 from tests.tools import free_port, wait_until
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from osteon.errors import StageError, VolumeError, WorkerLostError
-from osteon.pipeline import stages
-from osteon.pipeline.cluster import ClusterEngine
+from osteon.pipeline.clusters.cluster import ClusterEngine
 from osteon.pipeline.job import Stage
-from osteon.pipeline.request import StageReport, StageRequest
+from osteon.pipeline.workers import stages
+from osteon.pipeline.workers.request import StageReport, StageRequest
 from tests.acceptance.ct import write_series
 from tests.cluster_parts import START_S, Cluster, osteon
 from tests.tools import free_port, wait_until

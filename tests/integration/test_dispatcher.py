@@ -8,8 +8,8 @@ import pytest
 
 from osteon.config.settings import Settings
 from osteon.errors import WorkerLostError
-from osteon.pipeline.request import StageReport, StageRequest
 from osteon.pipeline.table import jobs, views, workers
+from osteon.pipeline.workers.request import StageReport, StageRequest
 from tests.pipeline_parts import Node, ThreadEngine, store_slices, write_stage
 from tests.tools import wait_until
 

@@ -15,11 +15,11 @@ import pytest
 from osteon.config.settings import Settings
 from osteon.errors import ConfigError, OsteonError, WorkerLostError
 from osteon.pipeline import worklock
-from osteon.pipeline.engine import LocalEngine, auto_slots
 from osteon.pipeline.job import Stage
-from osteon.pipeline.request import StageReport, StageRequest, WorkerSettings
 from osteon.pipeline.role import run_work
 from osteon.pipeline.table.connection import open_table
+from osteon.pipeline.workers.engine import LocalEngine, auto_slots
+from osteon.pipeline.workers.request import StageReport, StageRequest, WorkerSettings
 from osteon.pipeline.worklock import work_is_running
 from tests.tools import wait_until
 
@@ -76,8 +76,8 @@ def test_a_worker_killed_at_any_time_is_lost_once_and_the_slot_works_again(engin
 
 PARENT = """
 import sys, time
-from osteon.pipeline.engine import LocalEngine
-from osteon.pipeline.request import WorkerSettings
+from osteon.pipeline.workers.engine import LocalEngine
+from osteon.pipeline.workers.request import WorkerSettings
 if __name__ == "__main__":
     engine = LocalEngine(1, WorkerSettings("builtin:bone"))
     print(engine._slots[0].pid, flush=True)

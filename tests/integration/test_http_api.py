@@ -25,7 +25,7 @@ from osteon.cli.main import cli
 from osteon.errors import ConfigError
 from osteon.http import body as body_room
 from osteon.http import role
-from osteon.pipeline.part10 import decode_header
+from osteon.pipeline.instances.part10 import decode_header
 from osteon.pipeline.table import jobs, series, workers
 from osteon.pipeline.table.connection import Table
 from osteon.pipeline.table.jobs import NewResult

@@ -14,13 +14,13 @@ from structlog.testing import capture_logs
 from osteon.config.settings import Settings
 from osteon.errors import ModelError, StageError, StaleTransition, VolumeError
 from osteon.pipeline import dispatcher
+from osteon.pipeline.instances.spool import free_bytes
 from osteon.pipeline.job import Stage
 from osteon.pipeline.observer import SWEEP_S
-from osteon.pipeline.request import StageReport, StageRequest
-from osteon.pipeline.spool import free_bytes
 from osteon.pipeline.table import jobs as job_table
 from osteon.pipeline.table import stored, views
-from osteon.pipeline.worker import failure_of
+from osteon.pipeline.workers.request import StageReport, StageRequest
+from osteon.pipeline.workers.worker import failure_of
 from osteon.results.pacs import StandInPacs
 from tests.pipeline_parts import SERIES, HandClock, Node, ThreadEngine, store_slices, write_stage
 from tests.tools import free_port, wait_until

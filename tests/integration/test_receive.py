@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from osteon.config.settings import SourceSettings
-from osteon.pipeline.part10 import decode_header
+from osteon.pipeline.instances.part10 import decode_header
 from tests.dicom_peer import (
     EXPLICIT,
     Node,

@@ -11,7 +11,7 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, _config
 
-from osteon.pipeline.part10 import decode_header
+from osteon.pipeline.instances.part10 import decode_header
 from tests.dicom_peer import (
     CT,
     VERIFICATION,

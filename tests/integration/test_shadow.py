@@ -8,8 +8,8 @@ import pytest
 
 from osteon.config.settings import Settings
 from osteon.errors import ModelError, VolumeError
-from osteon.pipeline.request import SliceRequest, StageReport, StageRequest
 from osteon.pipeline.table import shadow, views
+from osteon.pipeline.workers.request import SliceRequest, StageReport, StageRequest
 from tests.pipeline_parts import SERIES, Node, ThreadEngine, store_slices, write_stage
 
 PACS = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 1}

@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from osteon.errors import WorkerLostError
-from osteon.pipeline.engine import LocalEngine, threads_of
 from osteon.pipeline.job import WORKER_STAGES
-from osteon.pipeline.request import CacheSettings, StageReport, StageRequest, WorkerSettings
+from osteon.pipeline.workers.engine import LocalEngine, threads_of
+from osteon.pipeline.workers.request import CacheSettings, StageReport, StageRequest, WorkerSettings
 from tests import known_cost
 from tests.acceptance.ct import write_series
 from tests.tools import wait_until
@@ -231,7 +231,7 @@ def test_threads_of_all_slots_are_as_many_as_cores():
 
 def test_libraries_that_a_worker_loads_keep_to_its_threads():
     told = _in_a_process(
-        "from osteon.pipeline.worker import limit_threads; limit_threads(1); "
+        "from osteon.pipeline.workers.worker import limit_threads; limit_threads(1); "
         "import torch; import SimpleITK as sitk; "
         "print(torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads())"
     )
@@ -240,8 +240,8 @@ def test_libraries_that_a_worker_loads_keep_to_its_threads():
 
 def test_the_builtin_model_needs_no_network_library():
     told = _in_a_process(
-        "import sys; from osteon.pipeline import stages; stages.warm('builtin:bone', None); "
-        "print('torch' in sys.modules)"
+        "import sys; from osteon.pipeline.workers import stages; "
+        "stages.warm('builtin:bone', None); print('torch' in sys.modules)"
     )
     assert told == "False"
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from hypothesis.errors import FlakyFailure
 
 from tests.states import MUTATIONS, examine
 
@@ -22,5 +23,6 @@ def test_promises_hold_whatever_happens() -> None:
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_what_is_broken_on_purpose_is_found(mutation: str) -> None:
-    with pytest.raises(AssertionError):
+    # A thread that sends does so at its own pace: what it led to may not come about again.
+    with pytest.raises((AssertionError, FlakyFailure)):
         examine(400, mutation)

@@ -13,8 +13,8 @@ from osteon.cli.jobs import wait_of
 from osteon.cli.main import cli
 from osteon.config.load import load_settings
 from osteon.errors import StageError
-from osteon.pipeline.request import StageReport, StageRequest
 from osteon.pipeline.table import views, workers
+from osteon.pipeline.workers.request import StageReport, StageRequest
 from tests.pipeline_parts import SERIES, Node, ThreadEngine, write_stage
 from tests.tools import free_port
 

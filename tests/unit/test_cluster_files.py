@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from osteon.cli.main import cli
 from osteon.config.load import load_settings
 from osteon.config.settings import ClusterSettings, PipelineSettings
-from osteon.pipeline.clustertls import security_of
+from osteon.pipeline.clusters.clustertls import security_of
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cluster.md").read_text()

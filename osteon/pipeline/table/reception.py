@@ -6,7 +6,7 @@ Called by intake alone, in the receiver and in the HTTP process.
 import json
 from dataclasses import dataclass
 
-from osteon.pipeline.index import Header, to_json
+from osteon.pipeline.instances.index import Header, to_json
 from osteon.pipeline.table.connection import Row, Table
 
 

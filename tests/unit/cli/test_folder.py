@@ -11,7 +11,7 @@ from osteon.cli.routes import _ask
 from osteon.cli.send import sendable
 from osteon.config.settings import Settings
 from osteon.errors import NotFoundError
-from osteon.pipeline.phantom import write_phantom
+from osteon.pipeline.phantoms.phantom import write_phantom
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from click.testing import CliRunner, Result
 
 from osteon.cli import models as cli_models
 from osteon.cli.main import cli
-from osteon.pipeline.model import LOADERS
-from osteon.pipeline.modelspec import read_spec
+from osteon.pipeline.models.model import LOADERS
+from osteon.pipeline.models.modelspec import read_spec
 from tests.model_folders import KINDS, make
 
 pytest.importorskip("monai", reason="the extras are not installed")
@@ -128,7 +128,7 @@ from setuptools import setup
 setup(name="someones-model", version="1", py_modules=["someones_model"],
       entry_points={"osteon.models": ["someones = someones_model:Someones"]})
 """
-MODULE = "from osteon.pipeline.bone import BoneModel as Someones\n"
+MODULE = "from osteon.pipeline.bones.bone import BoneModel as Someones\n"
 
 
 def test_a_package_that_is_really_installed_brings_a_model(tmp_path: Path) -> None:

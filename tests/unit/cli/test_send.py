@@ -11,7 +11,7 @@ from osteon.cli.main import cli
 from osteon.cli.peers import peer_named
 from osteon.config.settings import Settings
 from osteon.errors import NotFoundError
-from osteon.pipeline.phantom import write_phantom
+from osteon.pipeline.phantoms.phantom import write_phantom
 from osteon.results.pacs import StandInPacs
 
 

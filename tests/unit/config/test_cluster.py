@@ -47,8 +47,10 @@ def test_a_whole_section_is_taken(tmp_path: Path, address: str) -> None:
 def test_without_the_extra_the_command_that_installs_it_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith("osteon.pipeline.cluster")]:
+    for name in [
+        name for name in sys.modules if name.startswith("osteon.pipeline.clusters.cluster")
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError, match=r"\[cluster\].*pip install 'osteon\[cluster\]'"):
-        load_extra("osteon.pipeline.cluster", "cluster", "[cluster]")
+        load_extra("osteon.pipeline.clusters.cluster", "cluster", "[cluster]")

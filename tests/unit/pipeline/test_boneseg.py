@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from osteon.errors import ModelError, StageError
 from osteon.pipeline.boneseg import NAMED_MAX, PALETTE, combine
-from osteon.pipeline.modelspec import CodeSpec, SegmentSpec
+from osteon.pipeline.models.modelspec import CodeSpec, SegmentSpec
 from osteon.pipeline.volume import Geometry, Volume
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from osteon.errors import WorkerLostError
-from osteon.pipeline.model import load_model
-from osteon.pipeline.modelspec import InputSpec, ModelSpec, RunSpec
-from osteon.pipeline.network import TorchNetwork
-from osteon.pipeline.networkmodel import NetworkModel
+from osteon.pipeline.models.model import load_model
+from osteon.pipeline.models.modelspec import InputSpec, ModelSpec, RunSpec
+from osteon.pipeline.models.network import TorchNetwork
+from osteon.pipeline.models.networkmodel import NetworkModel
 from osteon.pipeline.prediction import predict_slices
 from tests.model_folders import KINDS, Bright, make
 

@@ -25,9 +25,9 @@ from osteon.errors import (
     UnparseableError,
 )
 from osteon.pipeline import intake as intake_module
-from osteon.pipeline.drafts import Draft
+from osteon.pipeline.instances.drafts import Draft
+from osteon.pipeline.instances.part10 import decode_header
 from osteon.pipeline.intake import Intake
-from osteon.pipeline.part10 import decode_header
 from osteon.pipeline.table.connection import open_table
 from osteon.pipeline.table.reception import Origin
 from osteon.pipeline.table.series import input_of

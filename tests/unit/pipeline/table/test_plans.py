@@ -20,7 +20,7 @@ from osteon.pipeline.table import (
 from tests.pipeline_parts import ct_slice
 from tests.unit.pipeline.table.rows import add_series, delivering, results_of, running_encode
 
-from osteon.pipeline.index import read_header  # isort: skip
+from osteon.pipeline.instances.index import read_header  # isort: skip
 from osteon.pipeline.table.reception import Origin, Received  # isort: skip
 
 

@@ -1,0 +1,1 @@
+"""The built-in model: bones by Hounsfield units and shape."""

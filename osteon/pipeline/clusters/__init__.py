@@ -1,0 +1,1 @@
+"""The engine on several hosts: Dask, mutual TLS, and what travels."""

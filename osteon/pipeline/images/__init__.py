@@ -1,0 +1,1 @@
+"""From headers and pixel data to voxels: geometry, decoding, tilt."""

@@ -1,0 +1,377 @@
+"""Read once, from bytes in memory, what the route needs to know of an instance.
+
+The bytes of a data set enter, as they come; a `Header` leaves as soon as the pixels are reached.
+Intake puts it on record, so that nobody opens the file again to sort a series. Pixel data is never
+touched.
+"""
+
+import re
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import BytesIO
+from typing import Any
+
+from pydicom import Dataset, config
+from pydicom.datadict import keyword_for_tag, tag_for_keyword
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_dataset
+from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+)
+
+from osteon.errors import InvalidUIDError, UnparseableError
+from osteon.pipeline.images.extent import Extent
+from osteon.pipeline.instances.elements import ELEMENTS_MAX, End, Walk, walk
+
+HEADER_BYTES_MAX = 8 * 2**20  # Of a deflated data set, inflated; no header is longer.
+_HEADER_BYTES = 64 * 1024  # Most are shorter; where not, four times as much is looked at next.
+VALUE_CHARACTERS_MAX = 256
+# Functional groups of multi-frame instances, waveforms, pixels: nothing behind them is for routes.
+_BULK_GROUP = 0x5200
+# As text, since pydicom's UIDs compare ten times slower.
+_IMPLICIT, _BIG_ENDIAN = str(ImplicitVRLittleEndian), str(ExplicitVRBigEndian)
+_DEFLATED = str(DeflatedExplicitVRLittleEndian)
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_KEYWORDS = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    "StudyInstanceUID",
+    "InstanceNumber",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "Modality",
+    "AccessionNumber",
+    "PatientID",
+)
+_TAGS = {keyword: tag_for_keyword(keyword) or 0 for keyword in _KEYWORDS}
+_WANTED = frozenset(_TAGS.values())
+# The default repertoire, which means the same in every character set (PS3.5 6.1).
+_PLAIN = re.compile(rb"[ -~\0]*")
+# Values that routes may ask for are kept; binary and sequence values are not.
+_EMPTY = (None, "")
+# What pydicom raises on bytes that are no data set; it has no one exception for that.
+_UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    BytesLengthException,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+_LEFT_OUT_VR = frozenset({"SQ", "OB", "OW", "OF", "OD", "OL", "OV", "UN", "UT", "LT", "ST"})
+# Its validation mode and Python's warning filters belong to the whole process.
+_pydicom_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of one instance.
+
+    Attributes
+    ----------
+    position_mm : tuple of 3 float, or None
+        Image Position (Patient), PS3.3 C.7.6.2.
+    orientation : tuple of 6 float, or None
+        Image Orientation (Patient), PS3.3 C.7.6.2.
+    modality, accession_number, patient_id : str
+        Empty where absent.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    instance_number: int | None
+    position_mm: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    modality: str
+    accession_number: str
+    patient_id: str
+    _head: "_Head" = field(repr=False, compare=False)
+
+    @cached_property
+    def values(self) -> dict[str, list[str]]:
+        """Keyword → its values as text, of every plain element before the pixels; for routes.
+
+        An element whose value cannot be read is left out: the instance is none the worse for it.
+        """
+        found = {}
+        with _pydicom("values"):
+            ds = self._head.parse()
+            for tag in sorted(ds.keys()):
+                keyword = keyword_for_tag(tag)
+                try:
+                    element = ds[tag]
+                    if keyword and element.VR not in _LEFT_OUT_VR and element.value not in _EMPTY:
+                        found[keyword] = _texts(element.value)
+                except _UNREADABLE:
+                    continue
+        return found
+
+
+class HeaderReader:
+    """Take the bytes of a data set as they come; its header is known before the pixels are.
+
+    Parameters
+    ----------
+    transfer_syntax_uid : str
+        How the data set is encoded.
+    """
+
+    def __init__(self, transfer_syntax_uid: str) -> None:
+        self._syntax = str(transfer_syntax_uid)
+        self._held = bytearray()
+        self._enough = _HEADER_BYTES
+        self._is_known = False
+        self._extent: Extent | None = None
+
+    def feed(self, part: bytes | memoryview) -> Header | None:
+        """Take the next bytes and return the header as soon as enough of them have come.
+
+        What is needed of them is copied.
+
+        Raises
+        ------
+        UnparseableError
+            The bytes are no data set, or a UID that identifies the instance is missing.
+        InvalidUIDError
+            One of these UIDs breaks PS3.5 9.1.
+        """
+        header, at = None, 0
+        while at < len(part) and not self._is_known:
+            taken = part[at : at + self._enough - len(self._held)]
+            self._held += taken
+            at += len(taken)
+            if len(self._held) == self._enough:
+                header = self._attempt()
+                self._enough = min(4 * self._enough, HEADER_BYTES_MAX)
+        if self._extent is not None and at < len(part):
+            self._extent.follow(part[at:])
+        return header
+
+    def finish(self) -> Header:
+        """Return the header, since no more bytes will come; errors as in `feed`."""
+        head = _Head(self._inflated(), self._syntax)
+        return self._read(head, head.walk())
+
+    def end(self) -> None:
+        """Take the end of the data set, after its header.
+
+        Raises
+        ------
+        UnparseableError
+            It ends in the middle of a value.
+        """
+        if self._extent is not None:
+            self._extent.end()
+
+    def _attempt(self) -> Header | None:
+        head = _Head(self._inflated(), self._syntax)
+        found = head.walk()
+        is_enough = found.end is End.WHOLE or self._enough == HEADER_BYTES_MAX
+        return self._read(head, found) if is_enough else None
+
+    def _read(self, head: "_Head", found: Walk) -> Header:
+        self._is_known = True
+        if found.end is End.WHOLE and self._syntax != _DEFLATED:
+            self._extent = Extent(found.at, implicit=head.implicit, little=head.little)
+            self._extent.follow(head.raw)
+        texts = _plain_texts(found)
+        if texts is None:
+            with _pydicom(f"transfer syntax {self._syntax}"):
+                ds = head.parse()
+                texts = {keyword: _texts(ds.get(keyword)) for keyword in _KEYWORDS}
+        return _header(texts, head)
+
+    def _inflated(self) -> bytes:
+        if self._syntax != _DEFLATED:
+            return bytes(self._held)
+        try:
+            inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+            return inflate.decompress(self._held, HEADER_BYTES_MAX)
+        except zlib.error as error:
+            raise UnparseableError(f"not a deflated data set: {error}") from error
+
+
+def read_header(dataset: bytes | memoryview, transfer_syntax_uid: str) -> Header:
+    """Read the header of a whole data set.
+
+    Parameters
+    ----------
+    dataset : bytes
+        The encoded data set, without preamble and File Meta Information.
+    transfer_syntax_uid : str
+        How it is encoded.
+
+    Raises
+    ------
+    UnparseableError
+        The bytes are no data set, or a UID that identifies the instance is missing.
+    InvalidUIDError
+        One of these UIDs breaks PS3.5 9.1.
+    """
+    reader = HeaderReader(transfer_syntax_uid)
+    return reader.feed(dataset) or reader.finish()
+
+
+def check_uid(uid: str, name: str) -> str:
+    """Return a UID, or refuse it.
+
+    Leading zeros of a component are tolerated: PS3.5 9.1 forbids them, but archives are full of
+    them, and they cannot name anything but an instance.
+
+    Raises
+    ------
+    InvalidUIDError
+        It is longer than 64 characters or has others than digits and dots.
+    """
+    if len(uid) > 64 or not _UID.fullmatch(uid):
+        raise InvalidUIDError(f"{name} {uid[:80]!r} is no UID (PS3.5 9.1): digits and dots, ≤ 64")
+    return uid
+
+
+def to_json(numbers: tuple[float, ...] | None) -> str | None:
+    """Write a position or orientation as the job table keeps it."""
+    return None if numbers is None else f"[{', '.join(map(repr, numbers))}]"
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The first bytes of a data set, and how they are encoded."""
+
+    raw: bytes
+    syntax: str
+
+    @property
+    def implicit(self) -> bool:
+        return self.syntax == _IMPLICIT
+
+    @property
+    def little(self) -> bool:
+        return self.syntax != _BIG_ENDIAN
+
+    def walk(self) -> Walk:
+        return walk(
+            self.raw,
+            _WANTED,
+            until_group=_BULK_GROUP,
+            implicit=self.implicit,
+            little=self.little,
+        )
+
+    def parse(self) -> Dataset:
+        """Parse it with pydicom; call it within `_pydicom`."""
+        return read_dataset(
+            _MeteredBytes(self.raw),
+            is_implicit_VR=self.implicit,
+            is_little_endian=self.little,
+            stop_when=_is_bulk,
+        )
+
+
+class _MeteredBytes(BytesIO):
+    """Bytes in memory that end a parser's work on very many elements."""
+
+    def __init__(self, raw: bytes) -> None:
+        super().__init__(raw)
+        self._reads_left = 4 * ELEMENTS_MAX  # Tag, VR or length, value; items have more.
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise InvalidDicomError(f"a header of more than {ELEMENTS_MAX} elements")
+        return super().read(size)
+
+
+@contextmanager
+def _pydicom(what: str) -> Iterator[None]:
+    """Let pydicom read as far as it can, silently, and map what it raises."""
+    try:
+        with _pydicom_lock, warnings.catch_warnings(), config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    except _UNREADABLE as error:
+        raise UnparseableError(f"not a data set ({what}): {error}") from error
+
+
+def _is_bulk(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG001 - pydicom's call
+    return tag.group >= _BULK_GROUP
+
+
+def _plain_texts(found: Walk) -> dict[str, list[str]] | None:
+    """Return the values as text, or None where pydicom has to say what they are."""
+    if found.end is not End.WHOLE or not all(map(_PLAIN.fullmatch, found.values.values())):
+        return None
+    raw = {keyword: found.values.get(tag, b"").decode("ascii") for keyword, tag in _TAGS.items()}
+    return {k: _texts(text.split("\\")) if text else [] for k, text in raw.items()}
+
+
+def _header(texts: dict[str, list[str]], head: _Head) -> Header:
+    return Header(
+        sop_class_uid=_required_uid(texts, "SOPClassUID"),
+        sop_instance_uid=_required_uid(texts, "SOPInstanceUID"),
+        series_instance_uid=_required_uid(texts, "SeriesInstanceUID"),
+        study_instance_uid=_required_uid(texts, "StudyInstanceUID"),
+        instance_number=_integer(texts["InstanceNumber"]),
+        position_mm=_floats(texts["ImagePositionPatient"], 3),
+        orientation=_floats(texts["ImageOrientationPatient"], 6),
+        modality=_first(texts["Modality"]),
+        accession_number=_first(texts["AccessionNumber"]),
+        patient_id=_first(texts["PatientID"]),
+        _head=head,
+    )
+
+
+def _texts(value: Any) -> list[str]:
+    if value is None:
+        return []
+    many = value if isinstance(value, list | tuple | MultiValue) else [value]
+    return [str(v).strip(" \0")[:VALUE_CHARACTERS_MAX] for v in many[:64]]
+
+
+def _first(values: list[str]) -> str:
+    return values[0] if values else ""
+
+
+def _required_uid(values: dict[str, list[str]], keyword: str) -> str:
+    uid = _first(values[keyword])
+    if not uid:
+        raise UnparseableError(f"the data set has no {keyword}")
+    return check_uid(uid, keyword)
+
+
+def _integer(values: list[str]) -> int | None:
+    try:
+        number = int(float(values[0])) if values else None
+    except (ValueError, OverflowError):
+        return None
+    return number if number is not None and abs(number) < 2**31 else None
+
+
+def _floats(values: list[str], count: int) -> tuple[float, ...] | None:
+    try:
+        numbers = tuple(float(v) for v in values)
+    except ValueError:
+        return None
+    finite = all(abs(n) < 1e6 for n in numbers)
+    return numbers if len(numbers) == count and finite else None

@@ -1,0 +1,152 @@
+"""The models of the node: one interface, one registry, and how a name becomes a loaded model.
+
+A name such as ``builtin:bone`` or a folder under the models directory enters, a `Model` leaves.
+Called by the worker, once per process, and by ``osteon models``.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osteon.errors import ModelError
+from osteon.pipeline.bones.bone import BoneModel, bone_spec
+from osteon.pipeline.models.modelspec import SPEC_FILE, ModelSpec, SegmentSpec, read_spec
+from osteon.pipeline.volume import Volume
+
+if TYPE_CHECKING:
+    from osteon.pipeline.models.network import Network
+
+BUILTIN = "builtin:bone"
+ENTRY_POINT_GROUP = "osteon.models"
+
+
+class Model(Protocol):
+    """What the two stations need of a model: evidence per voxel, and one label map out of it."""
+
+    @property
+    def name(self) -> str:
+        """The name under which a route asks for it."""
+
+    @property
+    def version(self) -> str:
+        """The version, as it stands in results."""
+
+    @property
+    def kind(self) -> str:
+        """How it is loaded: a key of `LOADERS`, or the entry point's name."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, hexadecimal, of all that decides its output."""
+
+    @property
+    def dimension(self) -> Literal["2d", "3d"]:
+        """``"2d"``: the prediction of a slice depends on that slice alone, so it can be cached."""
+
+    @property
+    def segments(self) -> tuple[SegmentSpec, ...]:
+        """The output classes; empty: `join` returns a mask whose components are named by size."""
+
+    def predict(
+        self, hu_zyx: NDArray[np.number[Any]], affine: NDArray[np.float64]
+    ) -> NDArray[np.uint8]:
+        """Return the evidence of each voxel, in the same shape (slices, rows, columns)."""
+
+    def join(self, prediction_zyx: NDArray[np.uint8], volume: Volume) -> NDArray[np.uint8]:
+        """Return one label map, values of `segments` or 0 and 1, from the evidence of a volume."""
+
+
+# What runs networks, the module that loads each kind, and the extra that it needs. All are imported
+# on demand: a node that runs builtin:bone alone loads no network library, torch included.
+_NETWORK_MODEL = "osteon.pipeline.models.networkmodel"
+LOADERS: dict[str, tuple[str, str | None]] = {
+    "torchscript": ("osteon.pipeline.models.torchscript", None),
+    "torch-export": ("osteon.pipeline.models.torchexport", None),
+    "monai-bundle": ("osteon.pipeline.models.monaibundle", "monai"),
+    "onnx": ("osteon.pipeline.models.onnxmodel", "onnx"),
+    "nnunet": ("osteon.pipeline.models.nnunet", "nnunet"),
+}
+
+
+def load_model(name: str, models_dir: Path | None = None) -> Model:
+    """Load a model by its name.
+
+    Parameters
+    ----------
+    name : str
+        ``"builtin:bone"``, the name of a folder under `models_dir`, or an entry point of the
+        group ``osteon.models`` (an object called without arguments that returns a `Model`).
+    models_dir : Path, optional
+        The folder of model folders.
+
+    Raises
+    ------
+    ModelError
+        There is no such model, its folder is wrong, its weights do not have the digest that
+        ``model.toml`` states, or this version cannot load its kind.
+    """
+    if name == BUILTIN:
+        return BoneModel()
+    if models_dir is not None and _is_plain(name) and (models_dir / name / SPEC_FILE).is_file():
+        folder = models_dir / name
+        spec = read_spec(folder)
+        network = _load_network(spec, folder)
+        model: Model = import_module(_NETWORK_MODEL).NetworkModel(spec, network)
+        return model
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
+        factory: Callable[[], Model] = entry_point.load()
+        return factory()
+    known = [spec.name for spec in list_models(models_dir)]
+    known += sorted(entry_point.name for entry_point in entry_points(group=ENTRY_POINT_GROUP))
+    raise ModelError(
+        f"no model {name!r} in {models_dir or 'this installation'}; known: {', '.join(known)}"
+    )
+
+
+def list_models(models_dir: Path | None = None) -> list[ModelSpec]:
+    """Return what can be loaded: ``builtin:bone`` first, then the model folders by name.
+
+    Raises
+    ------
+    ModelError
+        A folder's ``model.toml`` is wrong; the message names it.
+    """
+    found = [bone_spec()]
+    if models_dir is not None and models_dir.is_dir():
+        folders = sorted(path.parent for path in models_dir.glob(f"*/{SPEC_FILE}"))
+        found += [read_spec(folder) for folder in folders]
+    return found
+
+
+def installed_models() -> list[tuple[str, str]]:
+    """Return name and version of the models that installed packages bring, none of them loaded."""
+    found = entry_points(group=ENTRY_POINT_GROUP)
+    return sorted((one.name, one.dist.version if one.dist else "") for one in found)
+
+
+def _is_plain(name: str) -> bool:
+    return Path(name).name == name and name not in {"", ".", ".."}
+
+
+def _load_network(spec: ModelSpec, folder: Path) -> "Network":
+    if spec.kind not in LOADERS:
+        kinds = ", ".join(sorted(LOADERS))
+        raise ModelError(
+            f"{folder / SPEC_FILE}: kind {spec.kind!r} is unknown; this version loads: {kinds}"
+        )
+    module, extra = LOADERS[spec.kind]
+    try:
+        network: Network = import_module(module).load(spec, folder)
+    except ModuleNotFoundError as error:
+        if extra is None:
+            raise
+        raise ModelError(
+            f"{folder / SPEC_FILE}: kind {spec.kind} needs {error.name}, which is not installed: "
+            f"pip install 'osteon[{extra}]'"
+        ) from error
+    return network

@@ -1,0 +1,196 @@
+"""What every network is to the node, whatever it was saved as: patches in, logits out.
+
+Patches of scaled grey values enter, logits leave. The loaders of the model kinds make networks;
+`osteon.pipeline.models.sliding` runs them over a volume.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, Protocol, Self
+
+import torch
+
+from osteon.errors import ModelError, StageError
+from osteon.pipeline.models.modelspec import RunSpec
+
+# What a network of whatever kind raises when it cannot work on what it is given.
+NETWORK_FAILURES = (
+    RuntimeError, torch.jit.Error, AssertionError, ValueError, TypeError, IndexError
+)  # fmt: skip
+
+
+class Network(Protocol):
+    """A network on a device."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it takes patches and returns logits."""
+
+    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the logits of some patches.
+
+        Parameters
+        ----------
+        patches : Tensor of float32, shape (batch, channels, *patch)
+
+        Returns
+        -------
+        Tensor of float32, shape (batch, classes, *patch)
+            With one class, a logit above 0 is class 1.
+
+        Raises
+        ------
+        ModelError
+            The network does not take patches of this shape, or does not return logits of it.
+        torch.OutOfMemoryError
+            The device's memory does not suffice.
+        StageError
+            The device failed.
+        """
+
+    def to(self, device: torch.device) -> "Network":
+        """Return the same network on another device."""
+
+
+class TorchNetwork:
+    """A network that torch runs: a module, a script or an exported program.
+
+    Parameters
+    ----------
+    module : callable
+        An ``nn.Module`` in eval mode or something that is called in the same way.
+    name : str
+        Of the model, for messages.
+    run : RunSpec
+        Precision and memory format.
+    device : torch.device
+        Where the module is.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, name: str, run: RunSpec, device: torch.device
+    ) -> None:
+        self.device = device
+        self._name = name
+        self._run = run
+        self._works = False
+        self._module = module.to(device)
+        self._half = run.precision == "float16" and device.type == "cuda"
+
+    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the logits of some patches, as `Network` says."""
+        if self._run.channels_last:
+            patches = patches.contiguous(memory_format=_channels_last(patches.ndim))
+        try:
+            with torch.autocast("cuda", torch.float16, enabled=self._half):
+                logits = first_of(self._module(patches))
+        except torch.OutOfMemoryError:
+            raise
+        except torch.AcceleratorError as error:
+            raise StageError(f"{self._name}: the GPU failed: {error}") from error
+        except NETWORK_FAILURES as error:
+            if "alloc" in str(error) and "memory" in str(error):
+                raise MemoryError(str(error)) from error
+            if self._works:
+                raise StageError(f"{self._name}: the network failed: {last_line(error)}") from error
+            raise ModelError(
+                f"{self._name}: the network does not take patches of shape {tuple(patches.shape)}: "
+                f"{last_line(error)}"
+            ) from error
+        self._works = True
+        return checked(logits, patches, self._name)
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same network on another device; its weights are moved."""
+        return type(self)(self._module, self._name, self._run, device)
+
+
+class Average:
+    """The mean of several networks, or of one network over mirrored patches.
+
+    Parameters
+    ----------
+    networks : sequence of Network
+        All on one device, such as the folds of a cross-validation.
+    mirror : sequence of int
+        Patch axes; patches are mirrored along each combination of them.
+    """
+
+    def __init__(self, networks: Sequence[Network], mirror: Sequence[int] = ()) -> None:
+        self._networks = tuple(networks)
+        self._mirror = tuple(mirror)
+        axes = [axis + 2 for axis in self._mirror]
+        self._flips = [c for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the networks."""
+        return self._networks[0].device
+
+    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the mean logits, as `Network` says."""
+        total: torch.Tensor | None = None
+        for network, axes in itertools.product(self._networks, self._flips):
+            logits = network(patches.flip(axes)).flip(axes) if axes else network(patches)
+            total = logits if total is None else total.add_(logits)
+        assert total is not None
+        return total.div_(len(self._networks) * len(self._flips))
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same mean on another device."""
+        return type(self)([network.to(device) for network in self._networks], self._mirror)
+
+
+def averaged(networks: Sequence[Network], mirror: Sequence[int]) -> Network:
+    """Return one network for several, with mirroring, or the only one as it is."""
+    return networks[0] if len(networks) == 1 and not mirror else Average(networks, mirror)
+
+
+def default_device() -> torch.device:
+    """Return the GPU of this process, or the CPU where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def ready(module: torch.nn.Module, run: RunSpec) -> torch.nn.Module:
+    """Return a module for inference: in eval mode, without gradients, in its memory format."""
+    module.eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+        if run.channels_last and parameter.ndim in {4, 5}:
+            form = _channels_last(parameter.ndim)
+            parameter.data = parameter.data.contiguous(memory_format=form)
+    return module
+
+
+def first_of(answer: Any) -> Any:
+    """Return the first of several outputs: that of full resolution under deep supervision."""
+    return answer[0] if isinstance(answer, tuple | list) and answer else answer
+
+
+def checked(logits: Any, patches: torch.Tensor, name: str) -> torch.Tensor:
+    """Return what a network answered as float32 logits.
+
+    Raises
+    ------
+    ModelError
+        It is no tensor of shape (batch, classes, *patch).
+    """
+    wanted = (len(patches), *patches.shape[2:])
+    if not isinstance(logits, torch.Tensor):
+        raise ModelError(f"{name}: the network does not return a tensor but {type(logits)}")
+    if logits.ndim != patches.ndim or (len(logits), *logits.shape[2:]) != wanted:
+        raise ModelError(
+            f"{name}: the network does not return (batch, classes, *patch) for "
+            f"{tuple(patches.shape)} but {tuple(logits.shape)}"
+        )
+    return logits.float()
+
+
+def last_line(error: Exception) -> str:
+    """Return the line of a library's message that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _channels_last(ndim: int) -> torch.memory_format:
+    return torch.channels_last if ndim == 4 else torch.channels_last_3d

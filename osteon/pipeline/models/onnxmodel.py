@@ -1,0 +1,118 @@
+"""Models of the kind ``onnx``: a network in ONNX, run by ONNX Runtime.
+
+A `ModelSpec` and its folder enter, a `Network` leaves. Called by `osteon.pipeline.models.model`; it
+needs the extra ``osteon[onnx]``. The file is loaded from memory, so that it reaches no other file,
+and it can name ONNX Runtime's own operators only.
+"""
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import onnxruntime
+import torch
+
+from osteon.errors import ModelError, StageError
+from osteon.pipeline.models.modelspec import ModelSpec
+from osteon.pipeline.models.network import Network, averaged, checked, default_device, last_line
+from osteon.pipeline.models.weights import only_file, read_weights
+
+ONNX_ERRORS = (
+    onnxruntime.capi.onnxruntime_pybind11_state.Fail,
+    onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,
+    onnxruntime.capi.onnxruntime_pybind11_state.InvalidGraph,
+    onnxruntime.capi.onnxruntime_pybind11_state.InvalidProtobuf,
+    onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented,
+    onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException,
+    RuntimeError,
+)
+FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+def load(spec: ModelSpec, folder: Path) -> Network:
+    """Load the network of a model folder.
+
+    Raises
+    ------
+    ModelError
+        The weights are missing, do not have the stated digest, are no ONNX model with one input of
+        the shape that ``model.toml`` says, or keep tensors in another file.
+    """
+    assert spec.weights is not None
+    path = folder / spec.weights
+    content = only_file(read_weights(path, str(spec.sha256)), path)
+    shape = (1, spec.input.channels, *spec.input.patch)
+    network = OnnxNetwork(content, path, spec, _provided(default_device()))
+    network.check_shape(shape)
+    return averaged([network], spec.run.mirror)
+
+
+class OnnxNetwork:
+    """A network that ONNX Runtime runs."""
+
+    def __init__(self, content: bytes, path: Path, spec: ModelSpec, device: torch.device) -> None:
+        self.device = device
+        self._content, self._path, self._spec = content, path, spec
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # What goes wrong is raised; its log would say it twice.
+        cuda = [("CUDAExecutionProvider", {"device_id": device.index or 0})]
+        providers: list[Any] = [*(cuda if device.type == "cuda" else []), "CPUExecutionProvider"]
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=providers)
+        except ONNX_ERRORS as error:
+            raise ModelError(f"{path}: no ONNX model: {last_line(error)}") from error
+        self._works = False
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type not in FLOATS:
+            kinds = ", ".join(f"{one.name} {one.type}" for one in inputs)
+            raise ModelError(f"{path}: takes {kinds}, not one tensor of floating point values")
+        self._input = inputs[0]
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuse patches that the model's file says it does not take.
+
+        Raises
+        ------
+        ModelError
+            It takes another number of axes, or another size along one.
+        """
+        said = self._input.shape
+        fixed = [n if isinstance(n, int) and n > 0 else None for n in said]
+        if len(fixed) != len(shape) or any(
+            n is not None and n != wanted for n, wanted in zip(fixed, shape, strict=True)
+        ):
+            raise ModelError(
+                f"{self._path}: the network takes {self._input.name} of shape {said}, "
+                f"model.toml says patches of shape {shape}"
+            )
+
+    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the logits of some patches, as `osteon.pipeline.models.network.Network` says."""
+        batch = self._input.shape[0]
+        if isinstance(batch, int) and batch == 1 and len(patches) > 1:
+            return torch.cat([self(patch[None]) for patch in patches])
+        values = patches.cpu().numpy().astype(FLOATS[self._input.type], copy=False)
+        try:
+            first = self._session.run(None, {self._input.name: values})[0]
+        except ONNX_ERRORS as error:
+            if self._works:
+                raise StageError(
+                    f"{self._spec.name}: the network failed: {last_line(error)}"
+                ) from error
+            raise ModelError(
+                f"{self._spec.name}: the network does not take patches of shape "
+                f"{tuple(patches.shape)}: {last_line(error)}"
+            ) from error
+        self._works = True
+        logits = torch.from_numpy(np.asarray(first)).to(self.device)
+        return checked(logits, patches, self._spec.name)
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same network on another device."""
+        return type(self)(self._content, self._path, self._spec, device)
+
+
+def _provided(device: torch.device) -> torch.device:
+    """Return the device, or the CPU where this build of ONNX Runtime knows no GPU."""
+    has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return device if has_cuda else torch.device("cpu")

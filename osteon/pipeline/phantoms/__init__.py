@@ -1,0 +1,1 @@
+"""Digital CT phantoms with known bones."""

@@ -1,0 +1,1 @@
+"""Where stages run: engine, slots, worker processes and the stages themselves."""
