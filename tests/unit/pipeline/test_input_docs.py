@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "input.md").read_text(encoding="utf-8")
-MODULES = ("geometry", "header", "pixels", "volume")
+MODULES = ("images/geometry", "images/header", "images/pixels", "volume")
 
 
 def reasons() -> list[tuple[str, str]]:
