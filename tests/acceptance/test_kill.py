@@ -28,7 +28,8 @@ def test_ten_series_survive_the_death_of_every_process(tmp_path: Path) -> None:
         write_series(tmp_path / seed, seed=seed, slices=20)
     with (
         Orthanc(tmp_path / "pacs") as pacs,
-        Node(tmp_path / "node", pacs_port=pacs.dicom_port) as node,
+        # The default quiet time: a receiver that was killed is back well within it.
+        Node(tmp_path / "node", pacs_port=pacs.dicom_port, quiet_s=5.0) as node,
         ThreadPoolExecutor(2) as senders,
     ):
         sent = [senders.submit(_send_all, tmp_path / seed, node.dicom_port) for seed in seeds]
