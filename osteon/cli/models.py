@@ -37,7 +37,7 @@ class _Numbers(click.ParamType[tuple[float, ...]]):
 
 @click.group(name="models", epilog=example("osteon models list"))
 def command() -> None:
-    """List, show and verify models."""
+    """Make, list, show and verify models."""
 
 
 @command.command(name="list", epilog=example("osteon models list --json"))
