@@ -8,7 +8,6 @@ UID. One table leaves, and exit code 1 where a data set is missing or is another
 """
 
 import argparse
-import hashlib
 import itertools
 import sys
 import tempfile
@@ -25,7 +24,8 @@ from rich.table import Table
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # The role is shared with the tests.
 
-from osteon.pipeline.instances.part10 import decode_header  # noqa: E402 - above
+from osteon.pipeline.instances.digest import digest_of  # noqa: E402 - above
+from osteon.pipeline.instances.part10 import decode_header  # noqa: E402
 from tests.anomaly.role import Role  # noqa: E402
 
 DATA = REPOSITORY.parent / "shared" / "data" / "cornerstone_ct_16ts"
@@ -56,7 +56,7 @@ def kept(data_dir: Path) -> Counter[tuple[str, str, str]]:
     for file in (data_dir / "spool").rglob("*.dcm"):
         raw = file.read_bytes()
         meta, at = decode_header(raw)
-        digest = hashlib.sha256(raw[at:]).hexdigest()
+        digest = digest_of(raw[at:])
         found[meta.sop_instance_uid, meta.transfer_syntax_uid, digest] += 1
     return found
 
@@ -80,7 +80,7 @@ def run(data: Path, count: int, folder: Path) -> dict[str, tuple[int, int]]:
         raise SystemExit(f"{held.total()} files of {count} instances")
     rows: dict[str, tuple[int, int]] = {}
     for instance in sent:
-        digest = hashlib.sha256(instance.dataset).hexdigest()
+        digest = digest_of(instance.dataset)
         key = (instance.sop_instance_uid, instance.transfer_syntax_uid, digest)
         before = rows.get(instance.transfer_syntax_uid, (0, 0))
         rows[instance.transfer_syntax_uid] = (before[0] + 1, before[1] + (held[key] == 1))

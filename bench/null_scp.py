@@ -23,12 +23,6 @@ class NullArrival:
     def write(self, part: memoryview) -> None:
         pass
 
-    def settle(self) -> None:
-        pass
-
-    def use_pause(self) -> None:
-        pass
-
     def finish(self) -> Stored:
         return Stored("", "", "", duplicate=False)
 

@@ -213,10 +213,9 @@ class Bench:
         self._about = {"receiver": "floor", "round": round_}
         for threads in (1, 4):
             os.sync()
-            folder = self.folder / f"floor-{threads}"
+            folder = self.folder / f"floor-{round_}-{threads}"
             rate = disk_floor.measure(folder, threads, self.plan.seconds)
             self._note("floor", associations=threads, instances_per_s=round(rate, 1))
-            shutil.rmtree(folder)
 
     def idle(self, names: Sequence[str]) -> None:
         """Let one association be idle at every receiver, all at the same time."""

@@ -26,6 +26,7 @@ from osteon.config.settings import ScpSettings
 
 HERE = Path(__file__).resolve().parent
 HOST = "127.0.0.1"
+FREE_BYTES_MIN = 20 * 10**9
 START_S, STOP_S, POLL_S = 30.0, 10.0, 0.02
 STORESCP, ORTHANC = "/usr/bin/storescp", "/usr/sbin/Orthanc"
 OPENSSL = "/usr/bin/openssl"
@@ -298,7 +299,11 @@ RECEIVERS: dict[str, type[Receiver]] = {
 
 @contextmanager
 def running(name: str, folder: Path) -> Iterator[Receiver]:
-    """Run a receiver with an empty store, which is gone afterwards."""
+    """Run a receiver with an empty store, which stands aside afterwards.
+
+    It is not removed, as long as there is space: ext4 without a journal looks at every inode that
+    was deleted in the last minutes when it makes a file, and so whoever comes next would pay.
+    """
     receiver = RECEIVERS[name](folder)
     try:
         receiver.start()
@@ -306,7 +311,10 @@ def running(name: str, folder: Path) -> Iterator[Receiver]:
         yield receiver
     finally:
         receiver.stop()
-        shutil.rmtree(folder)
+        if shutil.disk_usage(folder).free > FREE_BYTES_MIN:
+            folder.rename(f"{folder}-{time.monotonic_ns()}")
+        else:
+            shutil.rmtree(folder)
 
 
 def free_port() -> int:

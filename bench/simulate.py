@@ -220,7 +220,7 @@ class Simulation:
             )
             for number in (1, 2):
                 table.insert(
-                    "INSERT INTO instance (sop_instance_uid, sha256, sop_class_uid,"
+                    "INSERT INTO instance (sop_instance_uid, digest, sop_class_uid,"
                     " transfer_syntax_uid, series_instance_uid, generation, path, size,"
                     " instance_number, received) VALUES (?, ?, 'CT', '', ?, 1, '', ?, ?, ?)",
                     (f"{uid}.{number}", f"{series_id:064x}", uid, frames * 524_288, number, now),

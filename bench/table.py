@@ -47,7 +47,7 @@ _FILL = (
     " instances, first, last, due, waits_for, completed) SELECT i, '1.2.826.0.1.' || i, 1,"
     " '1.2.826.0.2.' || (i / 3), :source, 'OSTEON', 'CT', 'A' || i, 'P' || (i / 9), :header,"
     " 'complete', 1, :at + i, :at + i, :at + i, '', :at + i FROM n",
-    " INSERT INTO instance (sop_instance_uid, sha256, sop_class_uid, transfer_syntax_uid,"
+    " INSERT INTO instance (sop_instance_uid, digest, sop_class_uid, transfer_syntax_uid,"
     " series_instance_uid, generation, path, size, instance_number, received)"
     " SELECT '1.2.826.0.1.' || i || '.1', printf('%064x', i), '1.2.840.10008.5.1.4.1.1.2',"
     " '1.2.840.10008.1.2.1', '1.2.826.0.1.' || i, 1, 'spool/' || i || '/a.dcm', 526000, 1,"

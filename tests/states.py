@@ -46,6 +46,7 @@ from osteon.errors import (
     WorkerLostError,
 )
 from osteon.pipeline import throttler
+from osteon.pipeline.instances.digest import digest_of
 from osteon.pipeline.instances.index import read_header
 from osteon.pipeline.job import TRANSITIONS, Event, Stage, State
 from osteon.pipeline.observer import SWEEP_S, Observer
@@ -261,8 +262,8 @@ class Pipeline(RuleBasedStateMachine):
 
     @invariant()
     def every_acknowledged_instance_is_there(self) -> None:
-        rows = self.person.rows("SELECT sop_instance_uid AS uid, sha256 FROM instance")
-        assert self.acknowledged <= {(row["uid"], row["sha256"]) for row in rows}
+        rows = self.person.rows("SELECT sop_instance_uid AS uid, digest FROM instance")
+        assert self.acknowledged <= {(row["uid"], row["digest"]) for row in rows}
 
     @invariant()
     def jobs_move_by_the_table_only(self) -> None:
@@ -389,11 +390,11 @@ class Pipeline(RuleBasedStateMachine):
 
     def take(self, series: str, number: int, version: int, source: str) -> None:
         header, dataset = slice_of(series, number, version)
-        sha256 = hashlib.sha256(dataset).hexdigest()
-        received = Received(header, SYNTAX, sha256, f"spool/{sha256}.dcm", len(dataset))
+        digest = digest_of(dataset)
+        received = Received(header, SYNTAX, digest, f"spool/{digest}.dcm", len(dataset))
         origin = Origin(source, "OSTEON", "::1")
         reception.add_instance(self.person, origin, received, quiet_s=QUIET_S)
-        self.acknowledged.add((header.sop_instance_uid, sha256))
+        self.acknowledged.add((header.sop_instance_uid, digest))
 
     def step(self) -> None:
         """Move the clock to what happens next."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from osteon.errors import NotFoundError, OsteonError, UnparseableError
+from osteon.pipeline.instances.digest import digest_of
 from osteon.pipeline.instances.index import Header, read_header
 from osteon.pipeline.instances.part10 import decode_header
 
@@ -23,7 +24,7 @@ class Instance:
 
     path: Path
     header: Header
-    sha256: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Series:
     @property
     def input_sha256(self) -> str:
         """Its identity as an input set: a node that received it derives the same result UIDs."""
-        identity = sorted((i.header.sop_instance_uid, i.sha256) for i in self.instances)
+        identity = sorted((i.header.sop_instance_uid, i.digest) for i in self.instances)
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     def __str__(self) -> str:
@@ -126,4 +127,4 @@ def _read(path: Path) -> Instance:
     if meta.sop_class_uid == DICOMDIR:
         raise UnparseableError("a DICOMDIR, not an instance")
     header = read_header(raw[start:], meta.transfer_syntax_uid)
-    return Instance(path, header, hashlib.sha256(raw[start:]).hexdigest())
+    return Instance(path, header, digest_of(raw[start:]))

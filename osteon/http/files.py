@@ -71,7 +71,9 @@ class FileView(BaseModel):
     path: str
     size: int
     media_type: str
-    sha256: str = Field(description="Of an input: of its data set as received.")
+    digest: str = Field(
+        description="Of an input: BLAKE3 of its data set as received. Of a result: SHA-256."
+    )
     created: str
 
 
@@ -125,7 +127,7 @@ def list_files(
 def read_file(path: str, request: Request, node: OfNode) -> Response:
     """Return a file's bytes, or a range of them."""
     place, known = stored.file(node.table, path)
-    etag = f'"{known["sha256"]}"'
+    etag = f'"{known["digest"]}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
     if _has_version(request.headers.get("if-none-match"), etag):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)

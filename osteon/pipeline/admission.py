@@ -157,6 +157,6 @@ def slice_of(instance: Row) -> Slice:
 
 
 def input_digest(instances: Sequence[Row]) -> str:
-    """Return the identity of an input set: of its sorted (SOP Instance UID, sha256)."""
-    identity = sorted((i["sop_instance_uid"], i["sha256"]) for i in instances)
+    """Return the identity of an input set: of its sorted (SOP Instance UID, digest)."""
+    identity = sorted((i["sop_instance_uid"], i["digest"]) for i in instances)
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()

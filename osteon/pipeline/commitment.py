@@ -5,13 +5,14 @@ by the receiver. Committed means: the instance is whole in the spool, synced, on
 there at least until ``osteon purge`` removes its series.
 """
 
-import hashlib
 import json
 from collections.abc import Callable
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from osteon.errors import UnparseableError
-from osteon.pipeline.instances.part10 import decode_header
+from osteon.pipeline.instances.digest import is_digest_of
+from osteon.pipeline.instances.part10 import HEADER_BYTES_MAX, decode_header
 from osteon.pipeline.table import commitments
 from osteon.pipeline.table.commitments import Transaction
 from osteon.pipeline.table.connection import Row, Table
@@ -20,7 +21,6 @@ from osteon.results.commitment import FailureReason, Reference, Report
 WAITING_MAX = 1000
 INSTANCES_MAX = 500_000  # About 65 MB of references.
 HASHED_BYTES_MAX = 512 * 2**20  # About a second of reading; a CT of a thousand slices.
-_HEADER_BYTES_MAX = 68 * 1024
 
 
 class Commitments:
@@ -127,7 +127,8 @@ def _is_whole(path: Path, on_record: Row, *, hashed: bool) -> bool:
         return False
     if not hashed:
         return True
-    with path.open("rb") as file:
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
         # The data set is hashed as it was received, without the header before it.
-        file.seek(decode_header(file.read(_HEADER_BYTES_MAX))[1])
-        return bool(hashlib.file_digest(file, "sha256").hexdigest() == on_record["sha256"])
+        start = decode_header(content[:HEADER_BYTES_MAX])[1]
+        with memoryview(content) as raw, raw[start:] as dataset:
+            return is_digest_of(on_record["digest"], dataset)

@@ -168,12 +168,12 @@ class Intake:
 
     def _keep(self, origin: Origin, sealed: Sealed) -> Stored:
         """Make a sealed instance visible and put it on record, unless it is held already."""
-        header, sha256 = sealed.header, sealed.sha256
-        path = self._spool.path_of(header.series_instance_uid, sha256)
+        header, digest = sealed.header, sealed.digest
+        path = self._spool.path_of(header.series_instance_uid, digest)
         size = sealed.draft.size
         is_free = self._spool.publish(sealed.draft, path)
         # Its name is its content: where no file had this name, no look at the table is needed.
-        row = None if is_free else reception.find_instance(self._table, header, sha256)
+        row = None if is_free else reception.find_instance(self._table, header, digest)
         if not is_free and (
             row is None or size == row["size"] or self._held_size(path) != row["size"]
         ):
@@ -192,16 +192,16 @@ class Intake:
 
     def _put_on_record(self, origin: Origin, sealed: Sealed, path: Path) -> bool:
         """Commit the row of a published instance and return whether it is new."""
-        header, sha256 = sealed.header, sealed.sha256
+        header, digest = sealed.header, sealed.digest
         syntax, size = sealed.meta.transfer_syntax_uid, sealed.draft.size
-        received = Received(header, syntax, sha256, str(path), size)
+        received = Received(header, syntax, digest, str(path), size)
         try:
             new = self._commits.run((origin, received))
         except OsteonError:
             self._withdraw(sealed, received)
             raise
         if not new:
-            self._agree_on_size(path, header, sha256)
+            self._agree_on_size(path, header, digest)
         return new
 
     def _withdraw(self, sealed: Sealed, received: Received) -> None:
@@ -213,9 +213,9 @@ class Intake:
         except OsteonError:
             sealed.draft.leave()  # It is put on record at the next start.
 
-    def _agree_on_size(self, path: Path, header: Header, sha256: str) -> None:
+    def _agree_on_size(self, path: Path, header: Header, digest: str) -> None:
         """Where two senders brought the same bytes at once, the row follows the file that won."""
-        row = reception.find_instance(self._table, header, sha256)
+        row = reception.find_instance(self._table, header, digest)
         held = self._held_size(path)
         if row is not None and held is not None and held != row["size"]:
             reception.resize_instance(self._table, str(path), held)
@@ -230,13 +230,10 @@ class Intake:
     def _commit(self, batch: Sequence[tuple[Origin, Received]]) -> list[bool]:
         """Put instances on record in one transaction, and return which of them are new."""
         quiet_s_of = self._settings.quiet_s_of
-        with self._table.write():
-            return [
-                reception.add_instance(
-                    self._table, origin, received, quiet_s=quiet_s_of(origin.calling_ae_title)
-                )
-                for origin, received in batch
-            ]
+        return reception.add_instances(
+            self._table,
+            [(origin, received, quiet_s_of(origin.calling_ae_title)) for origin, received in batch],
+        )
 
     def _free_gb(self, reserve: float) -> float:
         checked, free = self._space

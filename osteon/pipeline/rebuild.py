@@ -5,7 +5,6 @@ is enough to rebuild the table: each file names its instance and, in its File Me
 who sent it; jobs and results follow, under the same UIDs.
 """
 
-import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from osteon.config.settings import Settings
 from osteon.errors import ReceptionError
+from osteon.pipeline.instances.digest import is_digest_of
 from osteon.pipeline.instances.index import read_header
 from osteon.pipeline.instances.part10 import FileMeta, decode_header
 from osteon.pipeline.instances.spool import SPOOL, Spool
@@ -81,7 +81,7 @@ def adopt(settings: Settings, table: Table, path: str) -> None:
     origin = Origin(meta.sending_ae_title, meta.receiving_ae_title, "spool")
     quiet_s = settings.quiet_s_of(origin.calling_ae_title)
     with table.write():
-        if reception.find_instance(table, received.header, received.sha256) is None:
+        if reception.find_instance(table, received.header, received.digest) is None:
             reception.add_instance(table, origin, received, quiet_s=quiet_s)
 
 
@@ -115,7 +115,7 @@ def _content_fault(table: Table, kind: str, row: Row) -> Fault | None:
         return Fault("content", path, f"cannot be read: {error.strerror}")
     except ReceptionError as error:
         return Fault("content", path, error.message)
-    if hashlib.sha256(raw[start:]).hexdigest() == row["sha256"]:
+    if is_digest_of(row["digest"], raw[start:]):
         return None
     return Fault("content", path, "its hash is not the one on record")
 
@@ -136,7 +136,7 @@ def _orphans(table: Table, folder: Path, named: set[str]) -> Iterator[Fault]:
         except ReceptionError as error:
             yield Fault("content", path, f"no row names it and it is damaged: {error.message}")
             continue
-        if reception.find_instance(table, received.header, received.sha256) is None:
+        if reception.find_instance(table, received.header, received.digest) is None:
             yield Fault("orphan", path, "no row names it: --rebuild puts it back on record")
 
 
@@ -154,7 +154,8 @@ def _read_spooled(table: Table, path: str) -> tuple[FileMeta, Received]:
         raise ReceptionError(f"{path} cannot be read: {error.strerror}") from error
     meta, start = decode_header(raw)
     header = read_header(raw[start:], meta.transfer_syntax_uid)
-    sha256 = hashlib.sha256(raw[start:]).hexdigest()
-    if str(Spool(table.data_dir).path_of(header.series_instance_uid, sha256)) != path:
+    digest = Path(path).stem
+    is_named = str(Spool(table.data_dir).path_of(header.series_instance_uid, digest)) == path
+    if not is_named or not is_digest_of(digest, raw[start:]):
         raise ReceptionError(f"{path}: its content is not what its name says")
-    return meta, Received(header, meta.transfer_syntax_uid, sha256, path, len(raw))
+    return meta, Received(header, meta.transfer_syntax_uid, digest, path, len(raw))

@@ -146,7 +146,7 @@ class DirectAssociation(Association):  # type: ignore[misc] # as above
         self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout
         self._started_dul = True
         bound_waits(sock, min(ae.network_timeout, WAIT_S), SEND_S)
-        self._inbox = Inbox(sock, self._settle, self._use_pause)
+        self._inbox = Inbox(sock)
         self._messages: Messages | None = None
         self.set_socket(DirectSocket(self, sock))
         self._store = (begin_store, count_store, instance_bytes_max)
@@ -235,15 +235,6 @@ class DirectAssociation(Association):  # type: ignore[misc] # as above
             response = messages.fragment(context_id, control, size - 2, inbox, deadline)
             if response:
                 self.dul.socket.send(response)
-                inbox.rewind()
-
-    def _settle(self) -> None:
-        if self._messages is not None:
-            self._messages.settle()
-
-    def _use_pause(self) -> None:
-        if self._messages is not None:
-            self._messages.use_pause()
 
     def _heed(self) -> None:
         """Act on a release or an abort that the state machine tells of, as pynetdicom does."""

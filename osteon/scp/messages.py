@@ -90,8 +90,6 @@ class Messages:
     ) -> bytes:
         """Take a fragment and return the PDUs of a response, or nothing.
 
-        Its bytes must stay as they are until `settle` or the end of the message.
-
         Parameters
         ----------
         context_id, control, count : int
@@ -122,16 +120,6 @@ class Messages:
         if not control & _LAST:
             return b""
         return self._end_data() if self._command is not None else self._end_command()
-
-    def settle(self) -> None:
-        """Have done with the fragments taken, so that their memory may be used again."""
-        if self._reception is not None:
-            self._reception.settle()
-
-    def use_pause(self) -> None:
-        """Do what would have to be done later, since nothing has come for the moment."""
-        if self._reception is not None:
-            self._reception.use_pause()
 
     def drop(self) -> None:
         """Forget a message that will not come to its end."""

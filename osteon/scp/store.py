@@ -122,20 +122,10 @@ class Reception:
         self._arrival = self._attempt(begin)
 
     def write(self, part: memoryview) -> None:
-        """Take the next bytes of the data set; they must stay as they are until `settle`."""
+        """Take the next bytes of the data set; their memory may be used again afterwards."""
         self._size += len(part)
         if self._arrival is not None:
             self._attempt(self._write, self._arrival, part)
-
-    def settle(self) -> None:
-        """Have done with what was written, so that its memory may be used again."""
-        if self._arrival is not None:
-            self._attempt(self._arrival.settle)
-
-    def use_pause(self) -> None:
-        """Do what would have to be done later, since nothing has come for the moment."""
-        if self._arrival is not None:
-            self._attempt(self._arrival.use_pause)
 
     def finish(self) -> Answer:
         """Take the end of the data set and return what to answer."""

@@ -4,13 +4,13 @@ A data directory and the ledger of its senders enter; a list of sentences leaves
 broken promise, empty where all were kept.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Set
 from contextlib import suppress
 from pathlib import Path
 
 from osteon.errors import OsteonError
+from osteon.pipeline.instances.digest import digest_of
 from osteon.pipeline.instances.part10 import decode_header
 from osteon.pipeline.table.connection import open_table
 
@@ -49,10 +49,10 @@ def broken_promises(data_dir: Path, acknowledged: Set[tuple[str, str]]) -> list[
         path = data_dir / row["path"]
         if row["path"] not in held:
             broken.append(f"on record without a file: {row['sop_instance_uid']}")
-        elif path.stem != row["sha256"] or path.stat().st_size != row["size"]:
+        elif path.stem != row["digest"] or path.stat().st_size != row["size"]:
             broken.append(f"on record with another file: {row['sop_instance_uid']}")
         else:
-            found.add((row["sop_instance_uid"], row["sha256"]))
+            found.add((row["sop_instance_uid"], row["digest"]))
     broken += [f"lost: {uid} was acknowledged" for uid, _ in sorted(acknowledged - found)]
     counts = Counter(
         u for u, _ in {(r["series_instance_uid"], r["sop_instance_uid"]) for r in rows}
@@ -89,4 +89,4 @@ def _fault(path: Path) -> str:
         _, at = decode_header(raw)
     except OsteonError as error:
         return str(error)
-    return "" if hashlib.sha256(raw[at:]).hexdigest() == path.stem else "its content is another"
+    return "" if digest_of(raw[at:]) == path.stem else "its content is another"

@@ -190,8 +190,8 @@ def _rebuilt(data_dir: Path) -> set[tuple[str, str]]:
             os.utime(file, (0, 0))  # None of them is just being received.
         for fault in list(compare(table)) if (data_dir / "spool").is_dir() else ():
             adopt(settings, table, fault.path)
-        rows = table.rows("SELECT sop_instance_uid, sha256 FROM instance")
-        return {(row["sop_instance_uid"], row["sha256"]) for row in rows}
+        rows = table.rows("SELECT sop_instance_uid, digest FROM instance")
+        return {(row["sop_instance_uid"], row["digest"]) for row in rows}
     finally:
         table.close()
 

@@ -4,7 +4,6 @@ Instances of which no two are alike enter a receiver; a `Ledger` leaves, of thos
 0x0000. Used by the anomaly tests and the benchmarks.
 """
 
-import hashlib
 import random
 import threading
 import time
@@ -13,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from osteon.pipeline.instances.digest import digest_of
 from tests.dicom_peer import AbortedError, RawPeer, RejectedError, ct_slice, encoded
 
 SUCCESS = 0x0000  # PS3.4 Table B.2-1
@@ -35,7 +35,7 @@ class Instance:
     @property
     def key(self) -> tuple[str, str]:
         """SOP Instance UID and SHA-256 of the data set: what must be found again."""
-        return self.uid, hashlib.sha256(self.dataset).hexdigest()
+        return self.uid, digest_of(self.dataset)
 
 
 @dataclass

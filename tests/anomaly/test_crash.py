@@ -1,6 +1,5 @@
 """Kill -9 while instances are stored: what was acknowledged is there, and nothing half is."""
 
-import hashlib
 import random
 import signal
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from osteon.config.settings import Settings
+from osteon.pipeline.instances.digest import digest_of
 from osteon.pipeline.instances.leftovers import recover_all
 from osteon.pipeline.instances.part10 import decode_header
 from osteon.pipeline.intake import Intake
@@ -84,7 +84,7 @@ def check(data_dir: Path, acknowledged: set[int]) -> None:
         if path.is_file():
             raw = path.read_bytes()
             _, at = decode_header(raw)
-            assert path.name == hashlib.sha256(raw[at:]).hexdigest() + ".dcm"
+            assert path.name == digest_of(raw[at:]) + ".dcm"
     table.close()
 
 

@@ -1,6 +1,5 @@
 """A receiver process that is killed or runs into a full disk in the middle of everything."""
 
-import hashlib
 import resource
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from osteon.config.settings import Settings
+from osteon.pipeline.instances.digest import digest_of
 from osteon.pipeline.table.connection import open_table
 from tests.anomaly.evidence import left_behind
 from tests.dicom_peer import (
@@ -112,10 +112,10 @@ def _assert_nothing_is_lost(settings: Settings, senders: list[Sender]) -> None:
     series = table.rows("SELECT sum(instances) AS n FROM series")
     table.close()
     for uid, data in {u: d for s in senders for u, d in s.acknowledged.items()}.items():
-        assert rows[uid]["sha256"] == hashlib.sha256(data).hexdigest()
+        assert rows[uid]["digest"] == digest_of(data)
         assert dataset_of(settings.data_dir / rows[uid]["path"]) == data
     for path in _files(settings):  # No half file is visible, on record or not.
-        assert hashlib.sha256(dataset_of(path)).hexdigest() == path.stem
+        assert digest_of(dataset_of(path)) == path.stem
     assert series[0]["n"] == len(rows)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from osteon.cli.main import main
-from osteon.pipeline.instances import drafts, spool
+from osteon.pipeline.instances import blocks, drafts, spool
 from osteon.pipeline.intake import Intake
 from osteon.pipeline.table.connection import Table
 
@@ -64,7 +64,7 @@ def hasty_names() -> None:
 
 def no_data_sync() -> None:
     """The bytes of new files are left to the kernel."""
-    _replace(drafts.Draft, "sync", lambda _: lambda self: self._close())
+    _replace(blocks.os, "fdatasync", lambda _: lambda descriptor: None)
 
 
 def late_record() -> None:

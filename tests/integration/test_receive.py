@@ -1,6 +1,5 @@
 """The status of every C-STORE, over real associations into real files and a real table."""
 
-import hashlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from osteon.config.settings import SourceSettings
+from osteon.pipeline.instances.digest import digest_of
 from osteon.pipeline.instances.part10 import decode_header
 from tests.dicom_peer import (
     EXPLICIT,
@@ -43,7 +43,7 @@ def test_a_durable_instance_is_acknowledged_and_on_record(node: Node, peer: RawP
     (row,) = node.table.rows("SELECT * FROM instance")
     file = node.settings.data_dir / row["path"]
     assert row["sop_instance_uid"] == ds.SOPInstanceUID
-    assert row["sha256"] == hashlib.sha256(encoded(ds)).hexdigest()
+    assert row["digest"] == digest_of(encoded(ds))
     assert dataset_of(file) == encoded(ds)
     meta, _ = decode_header(file.read_bytes())
     assert (meta.sop_instance_uid, meta.transfer_syntax_uid) == (ds.SOPInstanceUID, EXPLICIT)

@@ -6,7 +6,7 @@ last name is given at once and synced a little later, for many together; only th
 goes. See ``docs/decisions/0006-drafts-with-names.md``.
 """
 
-import ctypes
+import errno
 import itertools
 import os
 import threading
@@ -18,16 +18,13 @@ from typing import Self
 
 import structlog
 
+from osteon.pipeline.instances.blocks import DIRECT, BlockWriter, Slabs
+
 READY = 32  # Names are made in such numbers, so that one sync of the folder serves them all.
 NAMED_MAX = 1_024  # Drafts whose last names are not synced yet; each would be read after a crash.
 SETTLE_S = 0.05  # How long the last names of drafts gather.
 CLOSE_S = 5.0
 KEEPER_S = 1.0  # The thread that does all this ends when nothing came for so long.
-# Linux; without it, writing begins when it is waited for. Errors are told by the sync itself.
-_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
-_SYNC_FILE_RANGE_WRITE = 2
-if _sync_file_range is not None:
-    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _numbers = itertools.count()
 
 log = structlog.get_logger(__name__)
@@ -40,13 +37,8 @@ class Draft:
     ----------
     path : Path
         Its first name, which exists.
-    descriptor : int
-        Open for writing; it is the draft's to close.
-
-    Attributes
-    ----------
-    size : int
-        Bytes written so far.
+    blocks : BlockWriter
+        Writes the file.
 
     Raises
     ------
@@ -54,15 +46,15 @@ class Draft:
         By every method: the disk is full or fails.
     """
 
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.size = 0
+    def __init__(self, path: Path, blocks: BlockWriter) -> None:
         self._path: Path | None = path
-        self._descriptor = descriptor
+        self._blocks = blocks
 
     @classmethod
     def create(cls, folder: Path) -> Self:
         """Begin a file under a new name, which is not synced."""
-        return cls(*_create(folder))
+        path, descriptor = _create(folder)
+        return cls(path, BlockWriter(descriptor, Slabs()))
 
     def __enter__(self) -> Self:
         return self
@@ -70,28 +62,30 @@ class Draft:
     def __exit__(self, *_: object) -> None:
         self.discard()
 
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._blocks.size
+
     def write(self, part: bytes | memoryview) -> None:
-        """Append a part."""
-        view = memoryview(part).cast("B")
-        written = os.write(self._descriptor, view) if view else 0
-        while written < len(view):
-            written += os.write(self._descriptor, view[written:])
-        self.size += written
+        """Append a part; its memory may be used again afterwards."""
+        self._blocks.write(part)
+
+    def hash_from_here(self) -> None:
+        """Hash whatever is written from now on."""
+        self._blocks.hash_from_here()
+
+    def digest(self) -> bytes:
+        """Return the BLAKE3 hash of what was written since `hash_from_here`."""
+        return self._blocks.digest()
 
     def overwrite(self, at: int, part: bytes) -> None:
         """Replace a few bytes that were written before."""
-        if os.pwrite(self._descriptor, part, at) != len(part):
-            raise OSError(f"{len(part)} bytes could not be replaced")
-
-    def begin_sync(self) -> None:
-        """Let the disk begin to write, without waiting for it."""
-        if _sync_file_range is not None:
-            _sync_file_range(self._descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
+        self._blocks.overwrite(at, part)
 
     def sync(self) -> None:
         """Put on the disk what was written; nothing can be written any more."""
-        os.fdatasync(self._descriptor)
-        self._close()
+        self._blocks.sync()
 
     def publish(self, target: Path) -> None:
         """Give the synced file its last name alone; an older file of that name is replaced."""
@@ -123,23 +117,18 @@ class Draft:
 
     def leave(self) -> Path | None:
         """Leave the file as it is, and return the first name that it still has."""
-        self._close()
+        self._blocks.close()
         path, self._path = self._path, None
         return path
 
     def discard(self) -> None:
         """Remove the first name, which is the file if it has no other; again it does nothing."""
         with suppress(OSError):
-            self._close()
+            self._blocks.close()
         if self._path is not None:
             with suppress(OSError):
                 self._path.unlink()
             self._path = None
-
-    def _close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
 
 
 class DraftPool:
@@ -155,6 +144,8 @@ class DraftPool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._slabs = Slabs()
+        self._is_direct = bool(DIRECT)
         self._ready: deque[Path] = deque()
         self._wanted = False
         self._named: list[tuple[Path, Path]] = []
@@ -173,7 +164,8 @@ class DraftPool:
         while True:
             path = self._next()
             try:
-                return Draft(path, os.open(path, os.O_WRONLY))
+                descriptor = self._open(path)
+                return Draft(path, BlockWriter(descriptor, self._slabs, is_direct=self._is_direct))
             except FileNotFoundError:  # Somebody has tidied up.
                 continue
             except OSError:
@@ -204,6 +196,16 @@ class DraftPool:
         while self._ready:
             with suppress(OSError):
                 self._ready.popleft().unlink()
+
+    def _open(self, path: Path) -> int:
+        if self._is_direct:
+            try:
+                return os.open(path, os.O_WRONLY | DIRECT)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._is_direct = False  # This file system takes no direct I/O.
+        return os.open(path, os.O_WRONLY)
 
     def _next(self) -> Path:
         if len(self._ready) <= READY // 2 and not self._wanted:

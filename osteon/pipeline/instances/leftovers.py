@@ -5,7 +5,6 @@ nobody lives in: intake for its own, the ``work`` role for all. A draft is whole
 has the hash that its header names; one that was acknowledged always is.
 """
 
-import hashlib
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import structlog
 
 from osteon.config.settings import Settings
 from osteon.errors import OsteonError, ReceptionError
+from osteon.pipeline.instances.digest import is_digest_of
 from osteon.pipeline.instances.index import read_header
 from osteon.pipeline.instances.part10 import HEADER_BYTES_MAX, decode_header
 from osteon.pipeline.instances.spool import INCOMING, Spool, abandoned, name_durably
@@ -73,15 +73,15 @@ def _read(table: Table, draft: Path) -> tuple[Origin, Received] | None:
         try:
             meta, start = decode_header(content[:HEADER_BYTES_MAX])
             with memoryview(content) as raw, raw[start:] as dataset:
-                if hashlib.sha256(dataset).hexdigest() != meta.sha256:
+                if not is_digest_of(meta.digest, dataset):
                     return None
                 header = read_header(dataset, meta.transfer_syntax_uid)
         except ReceptionError:
             return None
         size = len(content)
-    path = str(Spool(table.data_dir).path_of(header.series_instance_uid, meta.sha256))
+    path = str(Spool(table.data_dir).path_of(header.series_instance_uid, meta.digest))
     origin = Origin(meta.sending_ae_title, meta.receiving_ae_title, "spool")
-    return origin, Received(header, meta.transfer_syntax_uid, meta.sha256, path, size)
+    return origin, Received(header, meta.transfer_syntax_uid, meta.digest, path, size)
 
 
 def _put_on_record(

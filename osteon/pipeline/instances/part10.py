@@ -8,9 +8,9 @@ import struct
 from dataclasses import dataclass, replace
 
 from osteon.errors import UnparseableError
+from osteon.pipeline.instances.digest import DIGEST_BYTES
 from osteon.results.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
-DIGEST_BYTES = 32  # SHA-256
 _PREAMBLE = b"\0" * 128 + b"DICM"
 HEADER_BYTES_MAX = 64 * 1024 + len(_PREAMBLE)
 # VRs whose length has four bytes, PS3.5 7.1.2.
@@ -23,7 +23,7 @@ class FileMeta:
 
     Attributes
     ----------
-    sha256 : str
+    digest : str
         Of the data set, where Osteon wrote the file: its Private Information (0002,0102).
     """
 
@@ -32,7 +32,7 @@ class FileMeta:
     transfer_syntax_uid: str
     sending_ae_title: str = ""
     receiving_ae_title: str = ""
-    sha256: str = ""
+    digest: str = ""
 
 
 def encode_header(meta: FileMeta) -> bytes:
@@ -56,7 +56,7 @@ def encode_header(meta: FileMeta) -> bytes:
     if meta.receiving_ae_title:
         group += _element(0x0018, b"AE", meta.receiving_ae_title.encode("ascii"))
     group += _element(0x0100, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii"))
-    group += _element(0x0102, b"OB", bytes.fromhex(meta.sha256) or bytes(DIGEST_BYTES))
+    group += _element(0x0102, b"OB", bytes.fromhex(meta.digest) or bytes(DIGEST_BYTES))
     return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(group))) + group
 
 
@@ -105,7 +105,7 @@ def _file_meta(values: dict[int, bytes]) -> FileMeta:
     texts = (_text(values.get(e)) for e in (0x0002, 0x0003, 0x0010, 0x0017, 0x0018))
     is_ours = _text(values.get(0x0100)) == IMPLEMENTATION_CLASS_UID
     digest = values.get(0x0102, b"") if is_ours else b""
-    return replace(FileMeta(*texts), sha256=digest.hex() if any(digest) else "")
+    return replace(FileMeta(*texts), digest=digest.hex() if any(digest) else "")
 
 
 def _element(element: int, vr: bytes, value: bytes) -> bytes:

@@ -68,9 +68,9 @@ class Spool:
         except OSError as error:
             raise unwritable(error) from error
 
-    def path_of(self, series_instance_uid: str, sha256: str) -> Path:
+    def path_of(self, series_instance_uid: str, digest: str) -> Path:
         """Return the path, under the data directory, of an instance with this content."""
-        return _series_folder(series_instance_uid) / f"{sha256}.dcm"
+        return _series_folder(series_instance_uid) / f"{digest}.dcm"
 
     def publish(self, draft: Draft, path: Path) -> bool:
         """Give a synced draft its path, unless a file has it already.

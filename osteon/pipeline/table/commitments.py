@@ -160,7 +160,7 @@ def hasten(table: Table, commitment_id: int | None = None) -> None:
 def newest_content(table: Table, sop_instance_uid: str) -> Row | None:
     """Return what is on record of an instance, of several contents the newest, or None."""
     return table.row(
-        "SELECT sop_class_uid, path, size, sha256 FROM instance WHERE sop_instance_uid = ?"
+        "SELECT sop_class_uid, path, size, digest FROM instance WHERE sop_instance_uid = ?"
         " ORDER BY id DESC LIMIT 1",
         (sop_instance_uid,),
     )

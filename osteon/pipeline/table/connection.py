@@ -75,6 +75,11 @@ def _0006_workers(db: Database) -> None:
     _run(db, "0006_workers.sql")
 
 
+@migrations()
+def _0007_digest(db: Database) -> None:
+    _run(db, "0007_digest.sql")
+
+
 def _run(db: Database, file: str) -> None:
     statement = ""
     for line in resources.files(__package__).joinpath(file).read_text().splitlines():

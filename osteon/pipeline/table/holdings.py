@@ -25,7 +25,7 @@ def series_uids(table: Table) -> Iterator[str]:
 def instances_of(table: Table, series_instance_uid: str) -> list[Row]:
     """Return the instances of a series, those included that a newer content has replaced."""
     return table.rows(
-        "SELECT id, path, size, sha256 FROM instance WHERE series_instance_uid = ?",
+        "SELECT id, path, size, digest FROM instance WHERE series_instance_uid = ?",
         (series_instance_uid,),
     )
 
@@ -35,7 +35,7 @@ def results(table: Table) -> Iterator[Row]:
     last = 0
     while True:
         page = table.rows(
-            "SELECT id, path, size, sha256 FROM result WHERE id > ? ORDER BY id LIMIT ?",
+            "SELECT id, path, size, sha256 AS digest FROM result WHERE id > ? ORDER BY id LIMIT ?",
             (last, _PAGE),
         )
         if not page:

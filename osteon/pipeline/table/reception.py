@@ -4,10 +4,26 @@ Called by intake alone, in the receiver and in the HTTP process.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from osteon.pipeline.instances.index import Header, to_json
 from osteon.pipeline.table.connection import Row, Table
+
+_COLUMNS = (
+    "sop_instance_uid, digest, sop_class_uid, transfer_syntax_uid, series_instance_uid,"
+    " association_id, path, size, instance_number, position, orientation, received, generation"
+)
+_VALUES = ", ".join(f"?{number}" for number in range(1, 13))
+# The newest row wins: within a generation that is still open, an older one makes way.
+_INSERT = f"INSERT OR REPLACE INTO instance ({_COLUMNS}) VALUES ({_VALUES}, ?13)"  # noqa: S608
+# One statement for what nearly always happens.
+_INSERT_JOINING = (
+    f"INSERT INTO instance ({_COLUMNS}) SELECT {_VALUES}, generation FROM series WHERE id ="  # noqa: S608
+    " (SELECT id FROM series WHERE series_instance_uid = ?5 ORDER BY generation DESC LIMIT 1)"
+    " AND state = 'receiving' AND NOT EXISTS"
+    " (SELECT 1 FROM instance WHERE sop_instance_uid = ?1 AND series_instance_uid = ?5)"
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +48,7 @@ class Received:
 
     header: Header
     transfer_syntax_uid: str
-    sha256: str
+    digest: str
     path: str
     size: int
 
@@ -68,15 +84,15 @@ def close_left_open(table: Table, outcome: str) -> int:
         )
 
 
-def find_instance(table: Table, header: Header, sha256: str) -> Row | None:
+def find_instance(table: Table, header: Header, digest: str) -> Row | None:
     """Return the row of an instance whose present version has these bytes, or None.
 
     Bytes that were held before, and then replaced by others, are news when they come again.
     """
     return table.row(
-        "SELECT * FROM instance WHERE sha256 = ?3 AND id = (SELECT max(id) FROM instance"
+        "SELECT * FROM instance WHERE digest = ?3 AND id = (SELECT max(id) FROM instance"
         " WHERE sop_instance_uid = ?1 AND series_instance_uid = ?2)",
-        (header.sop_instance_uid, header.series_instance_uid, sha256),
+        (header.sop_instance_uid, header.series_instance_uid, digest),
     )
 
 
@@ -86,8 +102,8 @@ def was_received(table: Table, received: Received) -> bool:
     return bool(
         table.rows(
             "SELECT 1 FROM instance WHERE sop_instance_uid = ? AND series_instance_uid = ?"
-            " AND sha256 = ? LIMIT 1",
-            (header.sop_instance_uid, header.series_instance_uid, received.sha256),
+            " AND digest = ? LIMIT 1",
+            (header.sop_instance_uid, header.series_instance_uid, received.digest),
         )
     )
 
@@ -98,7 +114,12 @@ def resize_instance(table: Table, path: str, size: int) -> None:
 
 
 def add_instance(table: Table, origin: Origin, received: Received, *, quiet_s: float) -> bool:
-    """Record a durable instance with its series, in one transaction.
+    """Record one durable instance, as `add_instances` does, and return whether it is new."""
+    return add_instances(table, [(origin, received, quiet_s)])[0]
+
+
+def add_instances(table: Table, batch: Sequence[tuple[Origin, Received, float]]) -> list[bool]:
+    """Record durable instances with their series, in one transaction.
 
     An instance of a series that is still receiving joins its generation; one of a complete series
     opens the next generation. An instance that is on record already, with the same bytes, changes
@@ -106,23 +127,56 @@ def add_instance(table: Table, origin: Origin, received: Received, *, quiet_s: f
 
     Parameters
     ----------
-    quiet_s : float
-        How long after this instance, in seconds, the observer looks at the series.
+    batch : sequence of tuples
+        Who sent the instance, what was received, and how long after it, in seconds, the observer
+        looks at the series.
 
     Returns
     -------
-    bool
-        Whether it is new.
+    list of bool
+        Which of them are new.
     """
-    header, now = received.header, table.clock()
+    joined: dict[str, tuple[int, float, float]] = {}
     with table.write():
-        if find_instance(table, header, received.sha256) is not None:
-            return False
-        generation = _join_generation(table, header, now, now + quiet_s)
-        if generation is None:
-            generation = _open_generation(table, origin, header, quiet_s)
-        _insert_instance(table, origin, received, generation, now)
-        return True
+        are_new = []
+        for origin, received, quiet_s in batch:
+            uid, now = received.header.series_instance_uid, table.clock()
+            if _join(table, origin, received, now):
+                joined[uid] = (joined.get(uid, (0,))[0] + 1, now, now + quiet_s)
+                are_new.append(True)
+                continue
+            if uid in joined:  # What follows looks at the row of the series.
+                _count(table, uid, *joined.pop(uid))
+            are_new.append(_add(table, origin, received, quiet_s))
+        for uid, news in joined.items():
+            _count(table, uid, *news)
+    return are_new
+
+
+def _join(table: Table, origin: Origin, received: Received, now: float) -> bool:
+    """Insert an instance that nobody has seen into a series that is receiving, if it is so."""
+    return bool(table.change(_INSERT_JOINING, _row_of(origin, received, now)))
+
+
+def _count(table: Table, series_instance_uid: str, count: int, last: float, due: float) -> None:
+    """Let the newest generation of a series know of instances that have joined it."""
+    table.change(
+        "UPDATE series SET last = ?1, due = ?2, instances = instances + ?3 WHERE id ="
+        " (SELECT id FROM series WHERE series_instance_uid = ?4 ORDER BY generation DESC LIMIT 1)",
+        (last, due, count, series_instance_uid),
+    )
+
+
+def _add(table: Table, origin: Origin, received: Received, quiet_s: float) -> bool:
+    """Insert an instance of which anything may be true."""
+    header, now = received.header, table.clock()
+    if find_instance(table, header, received.digest) is not None:
+        return False
+    generation = _join_generation(table, header, now, now + quiet_s)
+    if generation is None:
+        generation = _open_generation(table, origin, header, quiet_s)
+    table.change(_INSERT, (*_row_of(origin, received, now), generation))
+    return True
 
 
 def _join_generation(table: Table, header: Header, now: float, due: float) -> int | None:
@@ -180,29 +234,20 @@ def _open_generation(table: Table, origin: Origin, header: Header, quiet_s: floa
     return generation
 
 
-def _insert_instance(
-    table: Table, origin: Origin, received: Received, generation: int, now: float
-) -> None:
+def _row_of(origin: Origin, received: Received, now: float) -> tuple[object, ...]:
+    """Return the values of all columns but the last."""
     header = received.header
-    # The newest row wins: within a generation that is still open, an older one makes way.
-    table.change(
-        "INSERT OR REPLACE INTO instance (sop_instance_uid, sha256, sop_class_uid,"
-        " transfer_syntax_uid, series_instance_uid, generation, association_id, path, size,"
-        " instance_number, position, orientation, received)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            header.sop_instance_uid,
-            received.sha256,
-            header.sop_class_uid,
-            received.transfer_syntax_uid,
-            header.series_instance_uid,
-            generation,
-            origin.association_id,
-            received.path,
-            received.size,
-            header.instance_number,
-            to_json(header.position_mm),
-            to_json(header.orientation),
-            now,
-        ),
+    return (
+        header.sop_instance_uid,
+        received.digest,
+        header.sop_class_uid,
+        received.transfer_syntax_uid,
+        header.series_instance_uid,
+        origin.association_id,
+        received.path,
+        received.size,
+        header.instance_number,
+        to_json(header.position_mm),
+        to_json(header.orientation),
+        now,
     )

@@ -29,11 +29,11 @@ def files(
     rows = _input_files(table, prefix, limit, after) if not after.startswith(RESULTS) else []
     if len(rows) < limit:
         rows += table.rows(
-            "SELECT * FROM result WHERE path >= ?1 AND path < ?1 || ?2 AND path > ?3"
-            " ORDER BY path LIMIT ?4",
+            "SELECT *, sha256 AS digest FROM result WHERE path >= ?1 AND path < ?1 || ?2"
+            " AND path > ?3 ORDER BY path LIMIT ?4",
             (prefix, _LAST_CHARACTER, after, limit - len(rows)),
         )
-    keys = ("path", "size", "media_type", "sha256")
+    keys = ("path", "size", "media_type", "digest")
     return [{k: row[k] for k in keys} | {"created": iso(row["created"])} for row in rows]
 
 
@@ -46,12 +46,13 @@ def file(table: Table, path: str) -> tuple[Path, dict[str, Any]]:
         No file has this path.
     """
     row = _input_file(table, path) or table.row(
-        "SELECT path AS disk_path, size, media_type, created, sha256 FROM result WHERE path = ?",
+        "SELECT path AS disk_path, size, media_type, created, sha256 AS digest"
+        " FROM result WHERE path = ?",
         (path,),
     )
     if row is None:
         raise NotFoundError(f"no file {path!r}: see GET /api/v1/files")
-    keys = ("size", "media_type", "sha256", "created")
+    keys = ("size", "media_type", "digest", "created")
     return table.data_dir / row["disk_path"], {k: row[k] for k in keys}
 
 
@@ -111,7 +112,7 @@ def _input_file(table: Table, path: str) -> Row | None:
         return None
     return table.row(
         "SELECT path AS disk_path, size, 'application/dicom' AS media_type, received AS created,"
-        " sha256 FROM instance WHERE series_instance_uid = ? AND sop_instance_uid = ?"
+        " digest FROM instance WHERE series_instance_uid = ? AND sop_instance_uid = ?"
         " ORDER BY id DESC LIMIT 1",
         (parts[1], parts[2]),
     )

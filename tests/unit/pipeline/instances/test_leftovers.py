@@ -1,6 +1,5 @@
 """After a crash: a draft that is whole comes back, by its header alone; all others go."""
 
-import hashlib
 import os
 import shutil
 
@@ -9,6 +8,7 @@ import pytest
 from osteon.config.settings import Settings
 from osteon.errors import OutOfResourcesError
 from osteon.pipeline.instances import leftovers
+from osteon.pipeline.instances.digest import digest_of
 from osteon.pipeline.instances.leftovers import recover_all
 from osteon.pipeline.instances.part10 import decode_header
 from osteon.pipeline.intake import Intake
@@ -71,7 +71,7 @@ def test_the_table_is_not_needed(crashed):
     crashed.as_draft()
     crashed.forget_rows()
     (row,) = crashed.start()
-    same = ("sop_instance_uid", "sha256", "path", "size", "transfer_syntax_uid", "position")
+    same = ("sop_instance_uid", "digest", "path", "size", "transfer_syntax_uid", "position")
     assert [row[key] for key in same] == [before[key] for key in same]
     (series,) = crashed.table.rows("SELECT * FROM series")
     assert (series["calling_ae_title"], series["instances"]) == ("CT1", 1)
@@ -156,7 +156,7 @@ def test_all_roles_are_looked_after(crashed):
 def test_the_header_names_the_hash_of_the_data_set(crashed):
     raw = crashed.path.read_bytes()
     meta, at = decode_header(raw)
-    assert meta.sha256 == hashlib.sha256(raw[at:]).hexdigest() == crashed.path.stem
+    assert meta.digest == digest_of(raw[at:]) == crashed.path.stem
 
 
 @pytest.mark.parametrize("is_locked", [False, True])

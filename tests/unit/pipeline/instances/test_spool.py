@@ -275,7 +275,9 @@ HOLD = """
 import sys, pathlib
 from osteon.pipeline.instances.spool import Spool
 spool = Spool(pathlib.Path(sys.argv[1]), "receive")
-spool.draft().write(b"half")
+draft = spool.draft()
+draft.write(b"half")
+draft.sync()
 print("held", flush=True)
 sys.stdin.read()
 """

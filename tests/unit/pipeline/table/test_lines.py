@@ -107,7 +107,7 @@ def test_an_instance_that_replaces_another_is_counted_once(table, clock):
     add_series(table)
     table.close()
     table = Table(table.data_dir, clock=clock)  # sqlite-utils would set the pragma by itself.
-    columns = "sop_instance_uid, sha256, sop_class_uid, transfer_syntax_uid, series_instance_uid"
+    columns = "sop_instance_uid, digest, sop_class_uid, transfer_syntax_uid, series_instance_uid"
     for received in (0, 1):
         table.change(
             f"INSERT OR REPLACE INTO instance ({columns}, generation, path, size, received)"
