@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 from collections import deque
+from contextlib import suppress
 
 from blake3 import blake3
 
@@ -48,8 +49,6 @@ class BlockWriter:
         An empty file, open for writing; it is the writer's to close.
     slabs : Slabs
         Where memory is taken from.
-    is_direct : bool
-        Whether it was opened with `DIRECT`.
 
     Attributes
     ----------
@@ -62,21 +61,28 @@ class BlockWriter:
         By every method: the disk is full or fails.
     """
 
-    def __init__(self, descriptor: int, slabs: Slabs, *, is_direct: bool = False) -> None:
+    def __init__(self, descriptor: int, slabs: Slabs) -> None:
         self.size = 0
         self._descriptor = descriptor
-        self._is_direct = is_direct
+        self._is_direct = False
         self._slabs = slabs
-        self._slab: mmap.mmap | None = slabs.take()
+        self._slab: mmap.mmap | None = None
         self._held = 0
         self._hash: blake3 | None = None
         self._hashed = 0
 
+    def go_direct(self) -> None:
+        """Write past the page cache from now on, where the file system takes it."""
+        with suppress(OSError):
+            fcntl.fcntl(self._descriptor, fcntl.F_SETFL, DIRECT)
+            self._is_direct = bool(DIRECT)
+
     def write(self, part: bytes | memoryview) -> None:
         """Append a part; its memory may be used again afterwards."""
         view = memoryview(part).cast("B")
+        if self._slab is None:
+            self._slab = self._slabs.take()
         while view:
-            assert self._slab is not None
             taken = view[: SLAB_BYTES - self._held]
             end = self._held + len(taken)
             self._slab[self._held : end] = taken
@@ -130,7 +136,8 @@ class BlockWriter:
             self._hashed = self._held
 
     def _flush(self) -> None:
-        assert self._slab is not None
+        if self._slab is None:  # Nothing was written.
+            return
         self._update()
         held, self._held, self._hashed = self._held, 0, 0
         whole = held - held % BLOCK_BYTES

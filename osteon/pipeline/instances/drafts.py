@@ -6,10 +6,10 @@ last name is given at once and synced a little later, for many together; only th
 goes. See ``docs/decisions/0006-drafts-with-names.md``.
 """
 
-import errno
 import itertools
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,7 +18,7 @@ from typing import Self
 
 import structlog
 
-from osteon.pipeline.instances.blocks import DIRECT, BlockWriter, Slabs
+from osteon.pipeline.instances.blocks import BlockWriter, Slabs
 
 READY = 32  # Names are made in such numbers, so that one sync of the folder serves them all.
 NAMED_MAX = 1_024  # Drafts whose last names are not synced yet; each would be read after a crash.
@@ -53,8 +53,7 @@ class Draft:
     @classmethod
     def create(cls, folder: Path) -> Self:
         """Begin a file under a new name, which is not synced."""
-        path, descriptor = _create(folder)
-        return cls(path, BlockWriter(descriptor, Slabs()))
+        return cls(*_create(folder, Slabs()))
 
     def __enter__(self) -> Self:
         return self
@@ -145,8 +144,9 @@ class DraftPool:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._slabs = Slabs()
-        self._is_direct = bool(DIRECT)
-        self._ready: deque[Path] = deque()
+        self._ready: deque[Draft] = deque()
+        # Of a pool that nobody closes, the descriptors at least.
+        weakref.finalize(self, _discard, self._ready).atexit = False
         self._wanted = False
         self._named: list[tuple[Path, Path]] = []
         self._due = threading.Condition()
@@ -161,16 +161,13 @@ class DraftPool:
         OSError
             The disk is full or fails, or no file descriptor is left.
         """
-        while True:
-            path = self._next()
-            try:
-                descriptor = self._open(path)
-                return Draft(path, BlockWriter(descriptor, self._slabs, is_direct=self._is_direct))
-            except FileNotFoundError:  # Somebody has tidied up.
-                continue
-            except OSError:
-                self._ready.append(path)
-                raise
+        if len(self._ready) <= READY // 2 and not self._wanted:
+            self._wanted = True
+            self._wake()
+        try:
+            return self._ready.popleft()
+        except IndexError:
+            return self._make(1)[0]
 
     def settle(self, draft: Draft, target: Path) -> None:
         """Have the last name of a draft synced, and its first one removed then."""
@@ -193,28 +190,11 @@ class DraftPool:
         if keeper is not None:
             keeper.join(CLOSE_S)
         self._settle()
-        while self._ready:
-            with suppress(OSError):
-                self._ready.popleft().unlink()
+        self.forget()
 
-    def _open(self, path: Path) -> int:
-        if self._is_direct:
-            try:
-                return os.open(path, os.O_WRONLY | DIRECT)
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-                self._is_direct = False  # This file system takes no direct I/O.
-        return os.open(path, os.O_WRONLY)
-
-    def _next(self) -> Path:
-        if len(self._ready) <= READY // 2 and not self._wanted:
-            self._wanted = True
-            self._wake()
-        try:
-            return self._ready.popleft()
-        except IndexError:
-            return self._make(1)[0]
+    def forget(self) -> None:
+        """Drop what is ready, as when somebody has tidied up and the names are gone."""
+        _discard(self._ready)
 
     def _wake(self) -> None:
         with self._due:
@@ -246,21 +226,20 @@ class DraftPool:
             )
         return True
 
-    def _make(self, count: int) -> list[Path]:
-        """Make names that are on the disk."""
-        paths = []
+    def _make(self, count: int) -> list[Draft]:
+        """Make drafts whose names are on the disk."""
+        drafts: list[Draft] = []
         try:
             for _ in range(count):
-                path, descriptor = _create(self._folder)
-                paths.append(path)
-                os.close(descriptor)
+                path, blocks = _create(self._folder, self._slabs)
+                blocks.go_direct()
+                drafts.append(Draft(path, blocks))
             sync_folder(self._folder)
         except OSError:
-            for path in paths:
-                with suppress(OSError):
-                    path.unlink()
+            for draft in drafts:
+                draft.discard()
             raise
-        return paths
+        return drafts
 
     def _settle(self) -> None:
         with self._due:
@@ -285,6 +264,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _discard(drafts: deque[Draft]) -> None:
+    while drafts:
+        with suppress(IndexError):  # Another thread has taken the last one.
+            drafts.popleft().discard()
+
+
 def _sync_names(files: Iterable[Path]) -> None:
     """Sync the folders of files, and those above them."""
     folders = {file.parent for file in files}
@@ -293,8 +278,9 @@ def _sync_names(files: Iterable[Path]) -> None:
             sync_folder(folder)
 
 
-def _create(folder: Path) -> tuple[Path, int]:
+def _create(folder: Path, slabs: Slabs) -> tuple[Path, BlockWriter]:
     while True:
         path = folder / f"{os.getpid():x}-{next(_numbers):x}"
         with suppress(FileExistsError):  # Left by a process that had this number before.
-            return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            return path, BlockWriter(descriptor, slabs)

@@ -97,6 +97,9 @@ class Spool:
                 draft.link(target)
         except FileExistsError:
             return False
+        except FileNotFoundError as error:  # Somebody has tidied up in ``incoming``.
+            self._drafts.forget()
+            raise unwritable(error) from error
         except OSError as error:
             raise unwritable(error) from error
         return True

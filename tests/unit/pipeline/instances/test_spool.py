@@ -1,6 +1,7 @@
 """The spool: what is visible is whole and synced, and what a peer sends is never a name."""
 
 import errno
+import gc
 import itertools
 import os
 import subprocess
@@ -334,3 +335,38 @@ def test_a_move_that_was_done_before_a_crash_is_done(tmp_path):
 def test_free_space_is_that_of_unprivileged_processes(tmp_path):
     stat = os.statvfs(tmp_path)
     assert abs(free_bytes(tmp_path) - stat.f_bavail * stat.f_frsize) < 10**9
+
+
+def test_who_tidies_up_costs_one_refusal(spool, tmp_path):
+    """Drafts are open beforehand; their names may be taken away meanwhile."""
+    draft = spool.draft()
+    wait_until(lambda: len(spool._drafts._ready) == READY, 5)
+    for name in (tmp_path / "incoming" / "receive").iterdir():
+        name.unlink()
+    draft.write(b"image")
+    draft.sync()
+    path = spool.path_of("1.2.3", "ab")
+    with pytest.raises(OutOfResourcesError):
+        spool.publish(draft, path)
+    draft.discard()
+
+    with spool.draft() as again:
+        again.write(b"image")
+        again.sync()
+        assert spool.publish(again, path)
+    assert (tmp_path / path).read_bytes() == b"image"
+
+
+def test_a_pool_that_nobody_closes_leaves_no_descriptors(tmp_path):
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = open_files()
+    for number in range(3):
+        spool = Spool(tmp_path / str(number), "receive")
+        spool.draft().discard()
+        wait_until(lambda s=spool: len(s._drafts._ready) > READY // 2, 5)
+        wait_until(lambda s=spool: s._drafts._keeper is None, 5)
+        del spool
+        gc.collect()
+    assert open_files() <= before
