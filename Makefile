@@ -58,7 +58,7 @@ bench-table: $(STAMP)  ## a table of 10^6 jobs: who is next, and how long everyt
 bench-simulate: $(STAMP)  ## 1,000 hospitals, 1 to 200 slots, faults, under injected time
 	$(BIN)/python bench/simulate.py $(if $(SERIES),--series $(SERIES)) $(if $(JSON),--json $(JSON))
 
-bench-states: $(STAMP)  ## 10,000 examples of whatever may happen, and ten mutations
+bench-states: $(STAMP)  ## 10,000 examples of whatever may happen, and mutations
 	$(BIN)/python bench/states.py --seeds $(or $(SEEDS),10000)
 
 bench-bones: $(STAMP)  ## the bone model beside plain thresholds; DATA=folder of labelled series

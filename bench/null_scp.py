@@ -47,7 +47,13 @@ class NullIntake:
             self._begun[number] = 0
         return Origin(calling, called, address, number)
 
-    def close_association(self, origin: Origin, outcome: str) -> None:  # noqa: ARG002 - its signature
+    def close_association(
+        self,
+        origin: Origin,
+        outcome: str,  # noqa: ARG002 - its signature
+        *,
+        cut: bool = False,  # noqa: ARG002 - its signature
+    ) -> None:
         with self._lock, self._counts.open("a") as counts:
             counts.write(f"{self._begun[origin.association_id or 0]}\n")
 

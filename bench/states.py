@@ -1,7 +1,7 @@
 """Do the pipeline's promises hold whatever happens? The state machine of ``tests/states.py``.
 
     python bench/states.py --seeds 10000      examples of 25 steps each; about 10 minutes
-    python bench/states.py --mutations        break it in ten ways: is each found?
+    python bench/states.py --mutations        break it in one way after another: is each found?
 
 One table leaves, and exit code 1 where a promise was broken, or a mutation was not found. A failure
 is printed with the steps that led to it.

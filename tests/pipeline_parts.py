@@ -6,6 +6,8 @@ let go.
 """
 
 import hashlib
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,10 +25,12 @@ from osteon.pipeline.instances.part10 import FileMeta, encode_header
 from osteon.pipeline.intake import Intake, Stored
 from osteon.pipeline.job import Stage
 from osteon.pipeline.observer import Observer
+from osteon.pipeline.table import listening
 from osteon.pipeline.table.connection import Table, open_table
 from osteon.pipeline.table.reception import Origin
 from osteon.pipeline.workers.request import StageReport, StageRequest
 from osteon.pipeline.workers.slot import Chain
+from osteon.pipeline.worklock import LISTENING, hold
 from osteon.results.uids import derive_uid
 from tests.tools import wait_until
 
@@ -226,6 +230,7 @@ class Node:
     def __post_init__(self) -> None:
         self.table: Table = open_table(self.data_dir, clock=self.clock)
         self.receiver_table: Table = open_table(self.data_dir, clock=self.clock)
+        self.start_receiver()
         self.intake = Intake(self.settings, self.receiver_table)
         self.observer = Observer(self.settings, self.table, self.engine)
         self.observer.start()
@@ -237,7 +242,20 @@ class Node:
         self.observer = Observer(self.settings, self.table, self.engine)
         self.observer.start()
 
+    def kill_receiver(self) -> None:
+        """Free its lock as the kernel does; what it has open in the log stays open."""
+        if self.listening is not None:
+            os.close(self.listening)
+        self.listening = None
+
+    def start_receiver(self) -> None:
+        """Listen again, as the role does."""
+        newest = listening.newest_association(self.receiver_table)
+        listening.begin_listening(self.receiver_table, self.clock(), newest, "lost: killed")
+        self.listening: int | None = hold(self.data_dir, threading.Event(), LISTENING)
+
     def close(self) -> None:
+        self.kill_receiver()
         self.observer._delivery.close()
         self.engine.close()
         self.table.close()

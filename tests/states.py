@@ -1,12 +1,14 @@
 """The pipeline as a state machine for hypothesis: promises hold whatever happens, in any order.
 
 Table, throttler, observer, dispatcher and delivery are the real ones; the engine, the destination
-and the clock are simulated. Instances come, workers die, hang or fail, a PACS refuses, the disk
-fills up, people cancel, the clock is set back, and the process is killed between any two looks at
-the clock. After every step, and when in the end everything may run out, it is checked that:
+and the clock are simulated. Instances come, the receiver goes and comes back or does not, workers
+die, hang or fail, a PACS refuses, the disk fills up, people cancel, the clock is set back, and the
+process is killed between any two looks at the clock. After every step, and when in the end
+everything may run out, it is checked that:
 
 - every acknowledged instance is on record;
 - jobs move by `LEGAL` only, each from where it was;
+- a series whose sender the receiver cut off is not complete before the sender could come again;
 - nothing that is due is left lying, and in the end nothing waits;
 - one input set has one result of one model, which was delivered under one UID.
 """
@@ -45,12 +47,13 @@ from osteon.errors import (
     VolumeError,
     WorkerLostError,
 )
-from osteon.pipeline import throttler
+from osteon.pipeline import admission, observer, throttler
+from osteon.pipeline.completeness import RETURN_WAIT_S
 from osteon.pipeline.instances.digest import digest_of
 from osteon.pipeline.instances.index import read_header
 from osteon.pipeline.job import TRANSITIONS, Event, Stage, State
 from osteon.pipeline.observer import SWEEP_S, Observer
-from osteon.pipeline.table import deliveries, jobs, lines, reception
+from osteon.pipeline.table import deliveries, jobs, lines, listening, reception
 from osteon.pipeline.table.connection import FILE_NAME, Row, Table, open_table
 from osteon.pipeline.table.reception import Origin, Received
 from osteon.pipeline.workers.request import StageReport, StageRequest
@@ -64,7 +67,8 @@ FATES = ("fails", "dies", "hangs", "is no volume", "has no model")
 POISON = "1.9.3"  # A series that fails whenever it runs.
 SERIES = ("1.9.1", "1.9.2", POISON)
 STEPS, TICKS = 25, 5
-ATTEMPTS, STAGE_TIMEOUT_S, LEASE_S, QUIET_S, GIVE_UP_S = 3, 100.0, 60.0, 5.0, 600.0
+ATTEMPTS, STAGE_TIMEOUT_S, LEASE_S, GIVE_UP_S = 3, 100.0, 60.0, 600.0
+QUIET_S, GAP_WAIT_S = 5.0, 20.0
 END_S = 7200.0  # Nothing may take longer, once nothing goes wrong any more.
 FREE, FULL = 10**12, 0
 WAITING, RUNNING, BACKOFF = "waiting", "running", "backoff"
@@ -123,7 +127,7 @@ class Pipeline(RuleBasedStateMachine):
         (self.folder / FILE_NAME).write_bytes(empty_table())
         self.settings = Settings(
             data_dir=self.folder,
-            scp={"quiet_s": QUIET_S, "gap_wait_s": 20.0},
+            scp={"quiet_s": QUIET_S, "gap_wait_s": GAP_WAIT_S},
             source=[{"ae_title": "CT"}, {"ae_title": "ER", "priority": "stat"}],
             route=[{"name": "bone", "match": {"instances": {"min": 2}}}],
             destination=[{"name": "pacs", "ae_title": "PACS", "host": "simulated", "port": 104}],
@@ -147,10 +151,15 @@ class Pipeline(RuleBasedStateMachine):
         self.acknowledged: set[tuple[str, str]] = set()
         self.pacs: dict[str, set[str]] = {}  # input set and model → UIDs that it was sent under
         self.seen, self.states = 0, {}
+        self.listens = True
+        self.completed = 0
+        self.sending: set[str] = set()  # series whose association is open
+        self.not_before: dict[str, float] = {}  # series → when it may be complete
         self.patches = [
             patch(f"osteon.pipeline.{where}.free_bytes", lambda _: self.free_bytes)
             for where in ("door", "dispatcher")
         ]
+        self.patches.append(patch.object(observer, "receiver_listens", lambda _: self.listens))
         for one in self.patches:
             one.start()
         self.open()
@@ -185,6 +194,38 @@ class Pipeline(RuleBasedStateMachine):
         self.clock.advance(QUIET_S)
         self.tick()
 
+    @rule(
+        series=st.sampled_from(SERIES),
+        source=st.sampled_from(["CT", "ER"]),
+        seconds=st.sampled_from([0.1, 6.0, 61.0, 1000.0]),
+        returns=st.booleans(),
+    )
+    def lose_the_receiver(self, series: str, source: str, seconds: float, returns: bool) -> None:
+        """It is killed while a series is arriving; perhaps it comes back, and the sender too."""
+        for number in (1, 2):
+            self.take(series, number, 0, source, releases=False)
+        if self.listens:
+            self.listens = False
+            bound = self.clock.now + RETURN_WAIT_S
+            self.not_before |= dict.fromkeys(self.sending, bound)
+            self.sending.clear()
+        self.tick()
+        self.pass_time(seconds)
+        self.tick()
+        if returns:
+            self.return_the_receiver()
+            self.tick()
+
+    @rule()
+    def return_the_receiver(self) -> None:
+        """It listens again."""
+        if not self.listens:
+            newest = listening.newest_association(self.person)
+            listening.begin_listening(self.person, self.clock.now, newest, "killed")
+            self.listens = True
+            bound = self.clock.now + GAP_WAIT_S
+            self.not_before = {uid: min(bound, at) for uid, at in self.not_before.items()}
+
     @rule()
     def tick(self) -> None:
         """The observer does what can be done: it ticks again at once where a stage has ended."""
@@ -197,6 +238,8 @@ class Pipeline(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.1, 3.0, 20.0, 61.0, 1000.0, 86_400.0, -3600.0]))
     def pass_time(self, seconds: float) -> None:
         """Time passes, or the clock is set back."""
+        if seconds < 0:
+            self.not_before.clear()
         self.clock.advance(seconds)
         self.engine.run_due()
         self.sender.run_due()
@@ -281,6 +324,18 @@ class Pipeline(RuleBasedStateMachine):
         for job in self.person.rows("SELECT id, stage, state, failures, attempt FROM job"):
             assert self.states[job["id"]] == (job["stage"], job["state"])
             assert job["failures"] < ATTEMPTS or job["state"] == "failed", dict(job)
+
+    @invariant()
+    def nobody_who_was_cut_off_is_given_up_too_soon(self) -> None:
+        for row in self.person.rows(
+            "SELECT transition.id, at, series_instance_uid AS uid FROM transition JOIN series"
+            " ON series.id = series_id WHERE event = 'complete' AND job_id IS NULL"
+            " AND transition.id > ? ORDER BY transition.id",
+            (self.completed,),
+        ):
+            self.completed = row["id"]
+            self.sending.discard(row["uid"])
+            assert row["at"] >= self.not_before.pop(row["uid"], 0.0)
 
     @invariant()
     def one_input_has_one_result(self) -> None:
@@ -388,12 +443,22 @@ class Pipeline(RuleBasedStateMachine):
 
     # How it happens.
 
-    def take(self, series: str, number: int, version: int, source: str) -> None:
+    def take(
+        self, series: str, number: int, version: int, source: str, *, releases: bool = True
+    ) -> None:
+        if not self.listens:
+            return
         header, dataset = slice_of(series, number, version)
         digest = digest_of(dataset)
         received = Received(header, SYNTAX, digest, f"spool/{digest}.dcm", len(dataset))
-        origin = Origin(source, "OSTEON", "::1")
-        reception.add_instance(self.person, origin, received, quiet_s=QUIET_S)
+        association = reception.open_association(self.person, source, "OSTEON", "::1")
+        origin = Origin(source, "OSTEON", "::1", association)
+        new = reception.add_instance(self.person, origin, received, quiet_s=QUIET_S)
+        if releases:
+            reception.close_association(self.person, association, "released", cut=False)
+        if new:  # Of one that brings nothing new nobody knows what it came for.
+            self.not_before.pop(series, None)
+            self.sending |= set() if releases else {series}
         self.acknowledged.add((header.sop_instance_uid, digest))
 
     def step(self) -> None:
@@ -540,6 +605,12 @@ MUTATIONS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     ),
     "running jobs are not taken back": lambda: patch.multiple(
         lines, running=lambda _: [], lapsed=lambda _: []
+    ),
+    "who was cut off is not waited for": lambda: patch.object(
+        admission, "link_of", lambda *_: None
+    ),
+    "the receiver is never missed": lambda: patch.object(
+        Observer, "_mind_the_receiver", lambda _: None
     ),
     "the house has no limit": lambda: patch.object(throttler, "shared_limit", lambda *_: ""),
 }

@@ -39,7 +39,9 @@ class ScpSettings(Section):
         5.0, description="A series is complete when no slice came for this long."
     )
     gap_wait_s: Seconds = Field(
-        60.0, description="How long a series with missing slices is waited for instead."
+        60.0,
+        description="How long a series with missing slices, or whose sender was cut off, is waited"
+        " for instead.",
     )
     associations_max: int = Field(64, ge=1, le=1000, description="Associations open at once.")
     pdu_bytes: int = Field(

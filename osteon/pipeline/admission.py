@@ -15,9 +15,9 @@ import structlog
 from osteon.config.settings import Generations, Priority, Settings
 from osteon.errors import StaleTransition
 from osteon.pipeline.budget import cost_of
-from osteon.pipeline.completeness import Slice, Verdict, judge
+from osteon.pipeline.completeness import Link, Slice, Verdict, judge
 from osteon.pipeline.routes import Candidate, Decision, decide_in_study
-from osteon.pipeline.table import jobs, lines, series
+from osteon.pipeline.table import jobs, lines, listening, series
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.series import NewJob
 
@@ -26,17 +26,23 @@ CLASSES = tuple(Priority)
 log = structlog.get_logger(__name__)
 
 
-def judge_series(settings: Settings, table: Table, row: Row) -> None:
-    """Judge a series whose quiet time is over, and create its jobs if it is complete."""
+def judge_series(settings: Settings, table: Table, row: Row, gone: float | None) -> None:
+    """Judge a series whose quiet time is over, and create its jobs if it is complete.
+
+    Parameters
+    ----------
+    gone : float or None
+        Since when no receiver listens, in seconds since 1970; None while one does.
+    """
     # An instance that arrives in between makes the row stale: it is judged again later.
     with suppress(StaleTransition):
-        _judge(settings, table, row)
+        _judge(settings, table, row, gone)
 
 
-def _judge(settings: Settings, table: Table, row: Row) -> None:
+def _judge(settings: Settings, table: Table, row: Row, gone: float | None) -> None:
     now = table.clock()
     instances = series.input_of(table, row)
-    verdict = _verdict_on(settings, row, instances, now)
+    verdict = _verdict_on(settings, table, row, instances, now, gone)
     if not verdict.complete:
         series.postpone(table, row, verdict.due, verdict.why)
         return
@@ -47,7 +53,7 @@ def _judge(settings: Settings, table: Table, row: Row) -> None:
     new_jobs = [replace(job, cost=cost, input_bytes=input_bytes) for job in routed]
     if any(_is_chosen(settings, job) for job in new_jobs):
         # Of series that wait for each other none is open at the latest of their due times.
-        dues = [_open_until(settings, table, s, now) for s in siblings if s is not row]
+        dues = [_open_until(settings, table, s, now, gone) for s in siblings if s is not row]
         open_until = [due for due in dues if due is not None]
         if open_until:
             why = f"{len(open_until)} other series of its study to be complete"
@@ -61,23 +67,50 @@ def _judge(settings: Settings, table: Table, row: Row) -> None:
     log.info("series complete", series=row["series_instance_uid"], jobs=ids, why=verdict.why)
 
 
-def _verdict_on(settings: Settings, row: Row, instances: Sequence[Row], now: float) -> Verdict:
+def _verdict_on(
+    settings: Settings,
+    table: Table,
+    row: Row,
+    instances: Sequence[Row],
+    now: float,
+    gone: float | None,
+) -> Verdict:
     return judge(
         [slice_of(instance) for instance in instances],
         last=row["last"],
         now=now,
         quiet_s=settings.quiet_s_of(row["calling_ae_title"]),
         gap_wait_s=settings.scp.gap_wait_s,
+        link=link_of(table, row, gone),
     )
 
 
-def _open_until(settings: Settings, table: Table, sibling: Row, now: float) -> float | None:
+def link_of(table: Table, row: Row, gone: float | None) -> Link | None:
+    """Return how the sender of a series could be heard; None where all of it came by HTTP."""
+    association = listening.decisive_association(table, row)
+    if association is None:
+        return None
+    # One that is open while no receiver listens was cut off when the receiver stopped.
+    cut = gone if association["closed"] is None else association["closed"]
+    return Link(
+        sender=association["calling_ae_title"],
+        listening=listening.listening_since(table),
+        gone=gone,
+        cut=cut if association["unfinished"] else None,
+        how=association["outcome"] or "",
+    )
+
+
+def _open_until(
+    settings: Settings, table: Table, sibling: Row, now: float, gone: float | None
+) -> float | None:
     """Return when a series that is still open is looked at next; None where it is not open."""
     if sibling["state"] != "receiving":
         return None
     if sibling["due"] > now:
         return float(sibling["due"])
-    verdict = _verdict_on(settings, sibling, series.input_of(table, sibling), now)
+    instances = series.input_of(table, sibling)
+    verdict = _verdict_on(settings, table, sibling, instances, now, gone)
     return None if verdict.complete else verdict.due
 
 

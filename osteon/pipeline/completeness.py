@@ -1,7 +1,12 @@
 """Is a series complete? Judged by evidence, never by the end of an association (PS3.4 B.4).
 
-The index of a series' instances enters, a `Verdict` leaves: complete, or what it waits for and
-until when. Pure functions; the observer calls them with its clock.
+The index of a series' instances enters, and how its sender could be heard; a `Verdict` leaves:
+complete, or what it waits for and until when. Pure functions; the observer calls them with its
+clock.
+
+Silence is evidence only where something could have been heard. After a receiver was killed, quiet
+time does not pass until one listens again, and then it starts anew. A sender that was cut off has
+more to send: it is given the gap wait, from when it can be heard again. Every wait has an end.
 """
 
 from collections.abc import Sequence
@@ -11,6 +16,7 @@ from statistics import median, median_low
 
 GAP_RATIO = 1.5  # A step this much longer than the median step leaves out a slice.
 RANGES_NAMED_MAX = 4
+RETURN_WAIT_S = 600.0  # For a receiver that is gone: long enough to start a host again.
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,33 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Link:
+    """How the sender of a series could be heard. All times are in seconds since 1970.
+
+    Attributes
+    ----------
+    sender : str
+        Its AE title.
+    listening : float or None
+        Since when the receiver listens, or did until it was killed; None where it was stopped in
+        good order.
+    gone : float or None
+        Since when no receiver listens, as far as is known; None while one does.
+    cut : float or None
+        When the sender was cut off in the middle of something, as far as is known; None where it
+        was not, or has come again.
+    how : str
+        How its association ended, in the words of the association log; "" where it is open.
+    """
+
+    sender: str
+    listening: float | None
+    gone: float | None = None
+    cut: float | None = None
+    how: str = ""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What the evidence says.
 
@@ -50,7 +83,13 @@ class Verdict:
 
 
 def judge(
-    slices: Sequence[Slice], *, last: float, now: float, quiet_s: float, gap_wait_s: float
+    slices: Sequence[Slice],
+    *,
+    last: float,
+    now: float,
+    quiet_s: float,
+    gap_wait_s: float,
+    link: Link | None = None,
 ) -> Verdict:
     """Judge whether a series is complete.
 
@@ -63,17 +102,47 @@ def judge(
     quiet_s : float
         Quiet time that a series without gaps needs.
     gap_wait_s : float
-        Quiet time that a series with gaps needs.
+        Quiet time that a series with gaps needs, and one whose sender was cut off.
+    link : Link, optional
+        How its sender could be heard; None where it came by HTTP.
     """
-    if now < last + quiet_s:
-        return Verdict(False, last + quiet_s, f"{quiet_s:g} s without a new instance")
+    until, waits_for = last + quiet_s, quiet_words(quiet_s)
+    if link is not None and now >= until:
+        until, waits_for = _unheard_until(link, last, quiet_s, gap_wait_s)
+    if now < until:
+        return Verdict(False, until, waits_for)
     missing = missing_slices(slices)
     if not missing:
-        return Verdict(True, now, f"{len(slices)} instances, no gap, quiet for {quiet_s:g} s")
+        silence = f"quiet for {quiet_s:g} s"
+        if link is not None and link.cut is not None:
+            silence = f"{link.sender} was cut off and not heard again"
+        return Verdict(True, now, f"{len(slices)} instances, no gap, {silence}")
     gap_until = last + max(quiet_s, gap_wait_s)
     if now < gap_until:
         return Verdict(False, gap_until, missing)
     return Verdict(True, now, f"{missing} and did not come within {gap_wait_s:g} s")
+
+
+def _unheard_until(link: Link, last: float, quiet_s: float, gap_wait_s: float) -> tuple[float, str]:
+    """Return until when silence tells nothing of a series, and what is waited for meanwhile."""
+    listening = link.listening or 0.0
+    if link.cut is None:
+        latest = last + max(quiet_s, gap_wait_s)
+        if link.gone is not None and link.listening is not None:
+            return latest, "the receiver to listen again"
+        return min(max(last, listening) + quiet_s, latest), quiet_words(quiet_s)
+    latest = link.cut + max(RETURN_WAIT_S, gap_wait_s)
+    if link.gone is not None:
+        return latest, f"the receiver to listen again: it stopped while {link.sender} was sending"
+    return (
+        min(max(link.cut, listening) + gap_wait_s, latest),
+        f"{link.sender} to send again: it was cut off ({link.how})",
+    )
+
+
+def quiet_words(quiet_s: float) -> str:
+    """Say what a series waits for of which nothing else is known."""
+    return f"{quiet_s:g} s without a new instance"
 
 
 def missing_slices(slices: Sequence[Slice]) -> str:

@@ -59,10 +59,16 @@ class Intake:
         association_id = reception.open_association(self._table, calling, called, address)
         return Origin(calling, called, address, association_id)
 
-    def close_association(self, origin: Origin, outcome: str) -> None:
-        """Record how an association ended: ``released``, or why it did not."""
+    def close_association(self, origin: Origin, outcome: str, *, cut: bool = False) -> None:
+        """Record how an association ended: ``released``, or why it did not.
+
+        Parameters
+        ----------
+        cut : bool
+            Whether its sender was cut off in the middle of something.
+        """
         if origin.association_id is not None:
-            reception.close_association(self._table, origin.association_id, outcome)
+            reception.close_association(self._table, origin.association_id, outcome, cut=cut)
 
     def refusal(self) -> str | None:
         """Return why nothing more can be accepted now, or None.

@@ -18,9 +18,10 @@ from osteon.pipeline.dispatcher import Dispatcher
 from osteon.pipeline.door import Door
 from osteon.pipeline.sender import Sender
 from osteon.pipeline.shadow import Shadow
-from osteon.pipeline.table import deliveries, jobs, lines, series
+from osteon.pipeline.table import deliveries, jobs, lines, listening, series
 from osteon.pipeline.table.connection import Table
 from osteon.pipeline.workers.engine import Engine
+from osteon.pipeline.worklock import receiver_listens
 
 POLL_S = 0.03  # How often another process' commit is looked for.
 SAFETY_NET_S = 5.0  # A tick at least this often, whatever was missed.
@@ -56,6 +57,7 @@ class Observer:
         self._shadow = Shadow(table)
         self._ticked_at = float("inf")  # Before the first tick it may have been set back, too.
         self._swept_at = 0.0
+        self._receiver_gone: float | None = None  # since when none listens
         self._well = True
 
     def start(self) -> None:
@@ -74,8 +76,9 @@ class Observer:
         """
         self._well = True
         self._attempt(self._mind_the_clock)
+        self._attempt(self._mind_the_receiver)
         for row in self._attempt(series.due, self._table) or ():
-            self._attempt(judge_series, self._settings, self._table, row)
+            self._attempt(judge_series, self._settings, self._table, row, self._receiver_gone)
         self._attempt(self._dispatcher.accept_finished)
         self._attempt(self._dispatcher.watch_running)
         self._attempt(jobs.resume_due, self._table)
@@ -122,13 +125,25 @@ class Observer:
         set_back = now < self._ticked_at - CLOCK_STEP_S
         self._ticked_at = now
         if set_back:
+            if self._receiver_gone is not None:
+                self._receiver_gone = min(self._receiver_gone, now)
             moved = (
                 series.bring_forward(self._table)
+                + listening.bring_forward(self._table)
                 + self._dispatcher.bring_forward()
                 + self._delivery.bring_forward()
             )
             if moved:
                 log.warning("the clock was set back", brought_forward=moved)
+
+    def _mind_the_receiver(self) -> None:
+        """Note since when no receiver listens; where it is back, look anew at what waits for it."""
+        if not receiver_listens(self._table.data_dir):
+            if self._receiver_gone is None:
+                self._receiver_gone = self._table.clock()
+        elif self._receiver_gone is not None:
+            series.look_anew(self._table)
+            self._receiver_gone = None
 
     def _sleep(self, seen: int | None, stop: threading.Event) -> None:
         """Wait for a due time, a commit of another process, or the end of a stage or delivery."""

@@ -1,7 +1,7 @@
 """One ``work`` and one ``receive`` role a data directory: their locks, and who holds them.
 
 The kernel gives a lock back however its holder ends, so it can be no stale mark. The roles take
-them; HTTP and the command line ask.
+them; HTTP, the command line and the observer ask.
 """
 
 import fcntl
@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 from osteon.errors import UnavailableError
+from osteon.pipeline.instances.spool import INCOMING
 
 WORK = "work"
+LISTENING = INCOMING  # Held by a receiver that listens and has put its predecessor's log in order.
 LOCK_WAIT_S = 5.0
 _ASK_AGAIN_S = 0.1  # A readiness probe holds the lock for microseconds.
 
@@ -49,8 +51,17 @@ def hold(data_dir: Path, stop: threading.Event, name: str = WORK) -> int:
 
 def work_is_running(data_dir: Path) -> bool:
     """Return whether a process works on a data directory."""
+    return _is_held(data_dir / WORK)
+
+
+def receiver_listens(data_dir: Path) -> bool:
+    """Return whether a receiver of a data directory listens, so that silence tells something."""
+    return _is_held(data_dir / LISTENING)
+
+
+def _is_held(folder: Path) -> bool:
     try:
-        descriptor = os.open(data_dir / WORK, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
         return False
     try:

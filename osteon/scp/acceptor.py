@@ -48,6 +48,8 @@ from osteon.scp.listener import AssociationRequest
 from osteon.scp.store import OUT_OF_RESOURCES, Reception, status_of, store_instance
 from osteon.scp.transport import wake
 
+RELEASED, NODE_STOPS = "released", "aborted: the node stops"
+
 log = structlog.get_logger(__name__)
 
 
@@ -61,12 +63,14 @@ class _Visit:
     accepted: bool = False
     origin: Origin | None = None
     outcome: str = ""
+    storing: bool = False  # An instance is on its way.
     stored: int = 0
     duplicates: int = 0
     refused: int = 0
 
     def count(self, stored: Stored | None) -> None:
         """Count an instance; None was refused."""
+        self.storing = False
         self.refused += stored is None
         self.stored += stored is not None
         self.duplicates += stored is not None and stored.duplicate
@@ -148,6 +152,7 @@ class Acceptor:
             assoc.start()
             assoc.join()  # The idle time-out and `abort_all` end it.
             assoc.dul.join(self._settings.scp.acse_timeout_s)  # It may still send a rejection.
+            visit.storing = assoc.dimse.message is not None
 
     @contextmanager
     def _visiting(self, assoc: Association, visit: _Visit) -> Iterator[None]:
@@ -252,7 +257,7 @@ class Acceptor:
         if isinstance(event.primitive, A_ABORT):
             idle_s = self._settings.scp.idle_timeout_s
             why = f"silent for {idle_s:g} s" if event.assoc.dul.idle_timer_expired() else "request"
-            self._note(event.assoc, f"aborted: {'the node stops' if self._stopping else why}")
+            self._note(event.assoc, NODE_STOPS if self._stopping else f"aborted: {why}")
 
     def _note(self, assoc: Association, outcome: str) -> None:
         visit = self._visits[assoc]
@@ -271,6 +276,7 @@ class Acceptor:
         origin = visit.origin
         assert origin is not None  # An association without one accepts no storage context.
         uid = command.sop_instance_uid_text
+        visit.storing = True
         return Reception(
             lambda: self._intake.begin(
                 origin,
@@ -286,9 +292,7 @@ class Acceptor:
     def _leave(self, assoc: Association, visit: _Visit) -> None:
         try:
             if visit.origin is not None:
-                self._record(
-                    visit, "released" if assoc.is_released else visit.outcome, visit.origin
-                )
+                self._record(visit, RELEASED if assoc.is_released else visit.outcome, visit.origin)
         finally:
             if self._commitment is not None:
                 self._commitment.left(assoc)
@@ -298,6 +302,10 @@ class Acceptor:
 
     def _record(self, visit: _Visit, outcome: str, origin: Origin) -> None:
         outcome = outcome or "connection lost"
+        # Some peers never release, so that an end between two instances says nothing.
+        amid = visit.storing and outcome != RELEASED
+        cut = amid or outcome == NODE_STOPS
+        outcome += " in the middle of an instance" if amid else ""
         log.info(
             "association ended",
             calling_ae_title=origin.calling_ae_title,
@@ -310,7 +318,7 @@ class Acceptor:
             seconds=round(time.monotonic() - visit.opened, 3),
         )
         try:
-            self._intake.close_association(origin, outcome)
+            self._intake.close_association(origin, outcome, cut=cut)
         except OsteonError as error:
             log.warning("association not closed in the table", why=str(error))
 

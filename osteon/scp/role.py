@@ -16,8 +16,8 @@ from osteon.errors import OsteonError
 from osteon.pipeline.instances.spool import SPOOL
 from osteon.pipeline.intake import Intake
 from osteon.pipeline.table.connection import open_table
-from osteon.pipeline.table.reception import close_left_open
-from osteon.pipeline.worklock import hold
+from osteon.pipeline.table.listening import begin_listening, end_listening, newest_association
+from osteon.pipeline.worklock import LISTENING, hold
 from osteon.scp.commitment import CommitmentScp
 from osteon.scp.server import Receiver
 
@@ -43,7 +43,7 @@ def run_receive(settings: Settings, stop: threading.Event) -> None:
         table = stack.enter_context(closing(open_table(settings.data_dir)))
         # A second receiver could not tell the associations of the first from a killed one's.
         stack.callback(os.close, hold(settings.data_dir, stop, SPOOL))
-        left_open = close_left_open(table, "lost: the receiver was killed")
+        newest = newest_association(table)
         wanted = settings.scp.commitment or any(
             settings.hears(d.ae_title) for d in settings.destination
         )
@@ -53,7 +53,11 @@ def run_receive(settings: Settings, stop: threading.Event) -> None:
             commitments = stack.enter_context(closing(open_table(settings.data_dir)))
             commitment = CommitmentScp(settings, commitments, intake)
         receiver = Receiver(settings, intake, commitment)
+        listening_since = table.clock()
         receiver.start()
+        # From now on silence tells something; before, of a sender that was cut off, it did not.
+        left_open = begin_listening(table, listening_since, newest, "lost: the receiver was killed")
+        stack.callback(os.close, hold(settings.data_dir, stop, LISTENING))
         # What was loaded until now is never garbage; looking at it took 6 % of an instance's time.
         gc.collect()
         gc.freeze()
@@ -71,4 +75,6 @@ def run_receive(settings: Settings, stop: threading.Event) -> None:
                     raise OsteonError("the listener has died: see the log above")
         finally:
             receiver.stop(DRAIN_S if stop.is_set() else 0.0)
+            if stop.is_set():
+                end_listening(table)
             log.info("receiver stopped")

@@ -14,11 +14,13 @@ from structlog.testing import capture_logs
 from osteon.config.settings import Settings
 from osteon.errors import ModelError, StageError, StaleTransition, VolumeError
 from osteon.pipeline import dispatcher
+from osteon.pipeline.completeness import RETURN_WAIT_S
 from osteon.pipeline.instances.spool import free_bytes
 from osteon.pipeline.job import Stage
 from osteon.pipeline.observer import SWEEP_S
 from osteon.pipeline.table import jobs as job_table
-from osteon.pipeline.table import stored, views
+from osteon.pipeline.table import listening, stored, views
+from osteon.pipeline.table import series as series_table
 from osteon.pipeline.workers.request import StageReport, StageRequest
 from osteon.pipeline.workers.worker import failure_of
 from osteon.results.pacs import StandInPacs
@@ -150,6 +152,145 @@ def test_the_missing_slices_end_the_wait(make):
     node.receive([4, 5])
     node.tick_until_state("done")
     assert len(node.engine.requests[0].inputs) == 8
+
+
+def test_a_sender_that_the_receiver_cut_off_is_waited_for_and_goes_on(make):
+    """The receiver is down for longer than the quiet time: no Segmentation of a part is made."""
+    node = make()
+    node.receive([1, 2, 3], origin=node.intake.open_association("CT1", "OSTEON", "::1"))
+    node.kill_receiver()
+    assert node.observer.tick()
+    said = views.predict(node.table, SERIES)
+    stopped = "waits for the receiver to listen again: it stopped while CT1 was sending"
+    assert said["reason"] == stopped
+    assert said["until"] == views.iso(node.clock.now + RETURN_WAIT_S)
+    node.clock.advance(30.0)
+    assert node.observer.tick()
+    node.start_receiver()
+    assert node.observer.tick()
+    said = views.predict(node.table, SERIES)
+    assert said["reason"] == "waits for CT1 to send again: it was cut off (lost: killed)"
+    assert said["until"] == views.iso(node.clock.now + 60.0)
+    node.clock.advance(59.0)
+    assert node.observer.tick()
+    assert node.jobs() == []
+    again = node.intake.open_association("CT1", "OSTEON", "::1")
+    store_slices(node.intake, [4, 5], origin=again)
+    assert views.predict(node.table, SERIES)["reason"] == "waits for 5 s without a new instance"
+    node.intake.close_association(again, "released")
+    node.clock.advance(5.0)
+    node.tick_until_state("done")
+    assert [len(request.inputs) for request in node.engine.requests] == [5] * 3
+    story = views.trace(node.table, SERIES)[0]
+    assert story["generation"] == 1
+    waits = [entry["why"] for entry in story["events"] if entry["event"] == "wait"]
+    assert [f"waits for {why}" for why in waits] == [stopped, said["reason"]]
+
+
+def test_a_sender_that_does_not_come_again_is_waited_for_as_long_as_for_a_gap(make):
+    node = make()
+    node.receive([1, 2, 3], origin=node.intake.open_association("CT1", "OSTEON", "::1"))
+    node.kill_receiver()
+    node.clock.advance(20.0)
+    node.start_receiver()
+    node.clock.advance(59.9)
+    assert node.observer.tick()
+    assert node.jobs() == []
+    node.clock.advance(0.1)
+    node.tick_until_state("done")
+    story = views.trace(node.table, SERIES)[0]
+    why = next(entry["why"] for entry in story["events"] if entry["event"] == "complete")
+    assert why == "3 instances, no gap, CT1 was cut off and not heard again"
+
+
+def test_a_receiver_that_is_never_started_again_is_waited_for_ten_minutes(make):
+    node = make()
+    node.receive([1, 2, 3], origin=node.intake.open_association("CT1", "OSTEON", "::1"))
+    node.kill_receiver()
+    assert node.observer.tick()
+    node.clock.advance(RETURN_WAIT_S - 0.1)
+    assert node.observer.tick()
+    assert node.jobs() == []
+    node.clock.advance(0.1)
+    node.tick_until_state("done")
+
+
+def test_after_a_power_cut_a_series_waits_whichever_role_is_up_first(make):
+    """Both roles were down for an hour, and the receiver needs a minute longer."""
+    node = make()
+    node.receive([1, 2, 3], origin=node.intake.open_association("CT1", "OSTEON", "::1"))
+    node.kill_receiver()
+    node.clock.advance(3600.0)
+    node.restart()
+    assert node.observer.tick()
+    node.clock.advance(60.0)
+    assert node.observer.tick()
+    node.start_receiver()
+    node.clock.advance(59.0)
+    assert node.observer.tick()
+    assert node.jobs() == []
+    store_slices(node.intake, [4], origin=node.intake.open_association("CT1", "OSTEON", "::1"))
+    node.clock.advance(5.0)
+    node.tick_until_state("done")
+    assert len(node.engine.requests[0].inputs) == 4
+
+
+def test_a_connection_that_broke_in_mid_series_is_waited_for(make):
+    node = make()
+    origin = node.intake.open_association("CT1", "OSTEON", "::1")
+    store_slices(node.intake, [1, 2, 3], origin=origin)
+    node.intake.close_association(origin, "connection lost in the middle of an instance", cut=True)
+    node.clock.advance(5.0)
+    assert node.observer.tick()
+    wanted = "waits for CT1 to send again: it was cut off (connection lost in the middle of an"
+    assert views.predict(node.table, SERIES)["reason"].startswith(wanted)
+    node.clock.advance(55.0)
+    node.tick_until_state("done")
+
+
+def test_a_sender_with_an_association_for_every_slice_outlasts_a_restart(make):
+    node = make()
+    for number in (1, 2):
+        origin = node.intake.open_association("CT1", "OSTEON", "::1")
+        store_slices(node.intake, [number], origin=origin)
+        node.intake.close_association(origin, "released")
+    node.kill_receiver()
+    node.clock.advance(8.0)
+    assert node.observer.tick()
+    assert views.predict(node.table, SERIES)["reason"] == "waits for the receiver to listen again"
+    node.start_receiver()
+    node.clock.advance(4.0)
+    assert node.observer.tick()
+    store_slices(node.intake, [3], origin=node.intake.open_association("CT1", "OSTEON", "::1"))
+    node.clock.advance(5.0)
+    node.tick_until_state("done")
+    assert len(node.engine.requests[0].inputs) == 3
+
+
+def test_without_any_receiver_uploads_are_complete_after_their_quiet_time(make):
+    node = make()
+    node.kill_receiver()
+    node.receive([1, 2, 3])
+    node.tick_until_state("done")
+
+
+def test_without_any_receiver_what_was_there_before_is_complete(make):
+    """The role `work` alone, on the data of a node that was stopped in good order, or was not."""
+    node = make()
+    for series in (SERIES, "1.2.3.2"):
+        origin = node.intake.open_association("CT1", "OSTEON", "::1")
+        store_slices(node.intake, [1, 2, 3], series=series, origin=origin)
+        node.intake.close_association(origin, "released")
+        node.clock.advance(4.0)
+    node.kill_receiver()
+    node.clock.advance(55.0)
+    node.restart()
+    assert node.observer.tick()
+    node.clock.advance(1.0)
+    node.tick_until_state("done", 1)
+    listening.end_listening(node.receiver_table)
+    series_table.look_anew(node.receiver_table)
+    node.tick_until_state("done", 2)
 
 
 def test_a_series_that_no_route_takes_is_kept_and_says_why(make):

@@ -283,9 +283,18 @@ def test_an_abort_of_the_peer_in_mid_instance(node: Node, peer: RawPeer) -> None
     peer.sock.sendall(bytes.fromhex("07000000000400000000"))
 
     wait_until(lambda: node.table.rows("SELECT 1 FROM association WHERE closed IS NOT NULL"))
-    (row,) = node.table.rows("SELECT outcome FROM association")
-    assert row["outcome"] == "aborted by the peer"
+    (row,) = node.table.rows("SELECT outcome, cut FROM association")
+    assert dict(row) == {"outcome": "aborted by the peer in the middle of an instance", "cut": 1}
     assert left_behind(node.settings.data_dir) == []
+
+
+def test_a_connection_that_is_lost_in_mid_instance(node: Node, peer: RawPeer) -> None:
+    peer.sock.sendall(pdu((STORE, 3, RQ), (STORE, 0, DATA[:5000])))
+    peer.sock.close()
+
+    wait_until(lambda: node.table.rows("SELECT 1 FROM association WHERE closed IS NOT NULL"))
+    (row,) = node.table.rows("SELECT outcome, cut FROM association")
+    assert dict(row) == {"outcome": "connection lost in the middle of an instance", "cut": 1}
 
 
 def test_a_release_with_a_message_unfinished_is_a_release(node: Node, peer: RawPeer) -> None:
@@ -293,6 +302,8 @@ def test_a_release_with_a_message_unfinished_is_a_release(node: Node, peer: RawP
     peer.release()
 
     wait_until(lambda: node.table.rows("SELECT 1 FROM association WHERE closed IS NOT NULL"))
+    (row,) = node.table.rows("SELECT outcome, cut FROM association")
+    assert dict(row) == {"outcome": "released", "cut": 0}
     assert left_behind(node.settings.data_dir) == []
 
 

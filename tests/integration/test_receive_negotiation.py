@@ -133,6 +133,7 @@ def test_every_association_and_its_end_is_on_record(node: Node) -> None:
             peer.sock.sendall(bytes.fromhex("07000000000400000000"))  # A-ABORT
             wait_until(lambda: _ended(node) == 2)
         with RawPeer(node.port, calling="C") as peer:
+            peer.send_ct(ct_slice())
             peer.sock.close()
             wait_until(lambda: _ended(node) == 3)
 
@@ -142,12 +143,13 @@ def test_every_association_and_its_end_is_on_record(node: Node) -> None:
         ("B", "aborted by the peer"),
         ("C", "connection lost"),
     ]
+    assert {row["cut"] for row in rows} == {0}  # All between two instances.
     assert {(row["called_ae_title"], row["address"]) for row in rows} == {("OSTEON", "127.0.0.1")}
     ends = [line for line in logs if line["event"] == "association ended"]
     assert [(line["calling_ae_title"], line["stored"]) for line in ends] == [
         ("A", 1),
         ("B", 0),
-        ("C", 0),
+        ("C", 1),
     ]
     assert len(logs) == 3
 

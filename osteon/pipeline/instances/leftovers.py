@@ -16,7 +16,7 @@ from osteon.pipeline.instances.digest import is_digest_of
 from osteon.pipeline.instances.index import read_header
 from osteon.pipeline.instances.part10 import HEADER_BYTES_MAX, decode_header
 from osteon.pipeline.instances.spool import INCOMING, Spool, abandoned, name_durably
-from osteon.pipeline.table import reception
+from osteon.pipeline.table import listening, reception
 from osteon.pipeline.table.connection import Table
 from osteon.pipeline.table.reception import Origin, Received
 
@@ -80,7 +80,9 @@ def _read(table: Table, draft: Path) -> tuple[Origin, Received] | None:
             return None
         size = len(content)
     path = str(Spool(table.data_dir).path_of(header.series_instance_uid, meta.digest))
-    origin = Origin(meta.sending_ae_title, meta.receiving_ae_title, "spool")
+    titles = meta.sending_ae_title, meta.receiving_ae_title
+    # Where the receiver was killed, its sender was cut off, and the series has to know.
+    origin = Origin(*titles, "spool", listening.left_open(table, *titles))
     return origin, Received(header, meta.transfer_syntax_uid, meta.digest, path, size)
 
 

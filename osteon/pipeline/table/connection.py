@@ -80,6 +80,11 @@ def _0007_digest(db: Database) -> None:
     _run(db, "0007_digest.sql")
 
 
+@migrations()
+def _0008_listening(db: Database) -> None:
+    _run(db, "0008_listening.sql")
+
+
 def _run(db: Database, file: str) -> None:
     statement = ""
     for line in resources.files(__package__).joinpath(file).read_text().splitlines():

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from osteon.pipeline.completeness import quiet_words
 from osteon.pipeline.instances.index import Header, to_json
 from osteon.pipeline.table.connection import Row, Table
 
@@ -63,24 +64,19 @@ def open_association(table: Table, calling: str, called: str, address: str) -> i
         )
 
 
-def close_association(table: Table, association_id: int, outcome: str) -> None:
-    """Record how an association ended; what was recorded first stays."""
-    with table.write():
-        table.change(
-            "UPDATE association SET closed = ?, outcome = ? WHERE id = ? AND closed IS NULL",
-            (table.clock(), outcome, association_id),
-        )
+def close_association(table: Table, association_id: int, outcome: str, *, cut: bool) -> None:
+    """Record how an association ended; what was recorded first stays.
 
-
-def close_left_open(table: Table, outcome: str) -> int:
-    """Close the associations that a killed receiver left open, and return how many.
-
-    Those that opened while no receiver was running cannot be.
+    Parameters
+    ----------
+    cut : bool
+        Whether its sender was cut off: it was in the middle of something, and has to come again.
     """
     with table.write():
-        return table.change(
-            "UPDATE association SET closed = ?, outcome = ? WHERE closed IS NULL",
-            (table.clock(), outcome),
+        table.change(
+            "UPDATE association SET closed = ?, outcome = ?, cut = ?"
+            " WHERE id = ? AND closed IS NULL",
+            (table.clock(), outcome, int(cut), association_id),
         )
 
 
@@ -136,13 +132,13 @@ def add_instances(table: Table, batch: Sequence[tuple[Origin, Received, float]])
     list of bool
         Which of them are new.
     """
-    joined: dict[str, tuple[int, float, float]] = {}
+    joined: dict[str, tuple[int, float, float]] = {}  # count, last and quiet time
     with table.write():
         are_new = []
         for origin, received, quiet_s in batch:
             uid, now = received.header.series_instance_uid, table.clock()
             if _join(table, origin, received, now):
-                joined[uid] = (joined.get(uid, (0,))[0] + 1, now, now + quiet_s)
+                joined[uid] = (joined.get(uid, (0,))[0] + 1, now, quiet_s)
                 are_new.append(True)
                 continue
             if uid in joined:  # What follows looks at the row of the series.
@@ -158,12 +154,15 @@ def _join(table: Table, origin: Origin, received: Received, now: float) -> bool:
     return bool(table.change(_INSERT_JOINING, _row_of(origin, received, now)))
 
 
-def _count(table: Table, series_instance_uid: str, count: int, last: float, due: float) -> None:
+def _count(
+    table: Table, series_instance_uid: str, count: int, last: float, quiet_s: float
+) -> None:
     """Let the newest generation of a series know of instances that have joined it."""
     table.change(
-        "UPDATE series SET last = ?1, due = ?2, instances = instances + ?3 WHERE id ="
-        " (SELECT id FROM series WHERE series_instance_uid = ?4 ORDER BY generation DESC LIMIT 1)",
-        (last, due, count, series_instance_uid),
+        "UPDATE series SET last = ?1, due = ?1 + ?2, waits_for = ?3, instances = instances + ?4"
+        " WHERE id = (SELECT id FROM series WHERE series_instance_uid = ?5"
+        " ORDER BY generation DESC LIMIT 1)",
+        (last, quiet_s, quiet_words(quiet_s), count, series_instance_uid),
     )
 
 
@@ -172,21 +171,28 @@ def _add(table: Table, origin: Origin, received: Received, quiet_s: float) -> bo
     header, now = received.header, table.clock()
     if find_instance(table, header, received.digest) is not None:
         return False
-    generation = _join_generation(table, header, now, now + quiet_s)
+    generation = _join_generation(table, header, now, quiet_s)
     if generation is None:
         generation = _open_generation(table, origin, header, quiet_s)
     table.change(_INSERT, (*_row_of(origin, received, now), generation))
     return True
 
 
-def _join_generation(table: Table, header: Header, now: float, due: float) -> int | None:
+def _join_generation(table: Table, header: Header, now: float, quiet_s: float) -> int | None:
     """Return the generation of a series that is still receiving, or None."""
     row = table.row(
-        "UPDATE series SET last = ?1, due = ?2, instances = instances + NOT EXISTS"
+        "UPDATE series SET last = ?1, due = ?1 + ?2, waits_for = ?5,"
+        " instances = instances + NOT EXISTS"
         " (SELECT 1 FROM instance WHERE sop_instance_uid = ?3 AND series_instance_uid = ?4)"
         " WHERE id = (SELECT id FROM series WHERE series_instance_uid = ?4"
         " ORDER BY generation DESC LIMIT 1) AND state = 'receiving' RETURNING generation",
-        (now, due, header.sop_instance_uid, header.series_instance_uid),
+        (
+            now,
+            quiet_s,
+            header.sop_instance_uid,
+            header.series_instance_uid,
+            quiet_words(quiet_s),
+        ),
     )
     return None if row is None else int(row["generation"])
 
@@ -223,7 +229,7 @@ def _open_generation(table: Table, origin: Origin, header: Header, quiet_s: floa
             now,
             now,
             now + quiet_s,
-            f"{quiet_s:g} s without a new instance",
+            quiet_words(quiet_s),
         ),
     )
     table.insert(

@@ -63,6 +63,11 @@ def next_due(table: Table) -> float | None:
     return None if row is None or row["due"] is None else float(row["due"])
 
 
+def look_anew(table: Table) -> None:
+    """Let every receiving series be due now: what they wait for may be at hand."""
+    table.change("UPDATE series SET due = min(due, ?) WHERE state = 'receiving'", (table.clock(),))
+
+
 def bring_forward(table: Table) -> int:
     """Let what arrived in the future have arrived now: the clock was set back since.
 

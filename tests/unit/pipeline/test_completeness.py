@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from osteon.pipeline.completeness import Slice, judge, missing_slices
+from osteon.pipeline.completeness import RETURN_WAIT_S, Link, Slice, judge, missing_slices
 
 AXIAL = (1, 0, 0, 0, 1, 0)
 SAGITTAL = (0, 1, 0, 0, 0, -1)
@@ -92,6 +92,77 @@ def test_a_gap_wait_shorter_than_the_quiet_time_never_shortens_it():
     verdict = judge(slices, last=100.0, now=104.0, quiet_s=5.0, gap_wait_s=1.0)
     assert (verdict.complete, verdict.due) == (False, 105.0)
     assert judge(slices, last=100.0, now=105.0, quiet_s=5.0, gap_wait_s=1.0).complete
+
+
+def judge_linked(now, numbers=(1, 2, 3), **link):
+    return judge(by_number(*numbers), last=100.0, now=now, link=Link("CT1", **link), **LIMITS)
+
+
+def test_while_no_receiver_listens_quiet_time_does_not_pass():
+    """Its sender had released: it may bring one slice an association, but not for ever."""
+    verdict = judge_linked(105.0, listening=0.0, gone=101.0)
+    assert (verdict.complete, verdict.due) == (False, 160.0)
+    assert verdict.why == "the receiver to listen again"
+    assert judge_linked(160.0, listening=0.0, gone=101.0).complete
+
+
+def test_nobody_waits_for_a_receiver_that_was_stopped_in_good_order():
+    assert judge_linked(105.0, listening=None, gone=101.0).complete
+    assert not judge_linked(105.0, listening=None, gone=101.0, cut=101.0).complete
+
+
+def test_quiet_time_starts_anew_when_the_receiver_listens_again():
+    verdict = judge_linked(105.0, listening=104.0)
+    assert (verdict.complete, verdict.due) == (False, 109.0)
+    assert verdict.why == "5 s without a new instance"
+    assert judge_linked(109.0, listening=104.0).complete
+
+
+def test_a_receiver_that_comes_and_goes_keeps_nothing_waiting():
+    assert judge_linked(159.9, listening=159.0).due == 160.0
+    assert judge_linked(160.0, listening=159.0).complete
+
+
+def test_a_sender_that_was_cut_off_is_waited_for_from_when_it_can_be_heard():
+    cut = {"listening": 107.0, "cut": 107.0, "how": "lost"}
+    verdict = judge_linked(110.0, **cut)
+    assert (verdict.complete, verdict.due) == (False, 167.0)
+    assert verdict.why == "CT1 to send again: it was cut off (lost)"
+    over = judge_linked(167.0, **cut)
+    assert over.complete
+    assert over.why == "3 instances, no gap, CT1 was cut off and not heard again"
+    again = judge_linked(167.0, **cut | {"listening": 150.0})
+    assert (again.complete, again.due) == (False, 210.0)
+
+
+def test_a_receiver_that_does_not_come_back_is_waited_for_ten_minutes():
+    verdict = judge_linked(105.0, listening=0.0, gone=101.0, cut=101.0)
+    assert (verdict.complete, verdict.due) == (False, 101.0 + RETURN_WAIT_S)
+    assert verdict.why == "the receiver to listen again: it stopped while CT1 was sending"
+    assert judge_linked(101.0 + RETURN_WAIT_S, listening=0.0, gone=101.0, cut=101.0).complete
+    late = 101.0 + RETURN_WAIT_S
+    assert judge_linked(late, listening=late - 1.0, cut=101.0).complete
+
+
+def test_slices_may_be_missing_of_a_sender_that_was_cut_off():
+    over = judge_linked(167.0, (1, 2, 5, 6), listening=107.0, cut=107.0)
+    assert over.why == "slices 3–4 missing and did not come within 60 s"
+
+
+@pytest.mark.parametrize("gone", [None, 99.0, 101.0])
+@pytest.mark.parametrize("cut", [None, 99.0, 101.0])
+@pytest.mark.parametrize("listening", [None, 0.0, 50.0, 103.0, 690.0])
+def test_every_wait_has_an_end(gone, cut, listening):
+    """Looked at when due, again and again, while a receiver comes back every now and then."""
+    now = 100.0
+    while True:
+        verdict = judge_linked(now, listening=listening, gone=gone, cut=cut)
+        if verdict.complete:
+            break
+        assert verdict.due > now
+        now = verdict.due
+        listening = None if listening is None else now - 0.5
+    assert 105.0 <= now <= 101.0 + RETURN_WAIT_S
 
 
 @pytest.mark.parametrize("now", [0.0, 99.0, 100.0, 105.0, 130.0])

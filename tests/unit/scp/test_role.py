@@ -10,7 +10,9 @@ import pytest
 from osteon.errors import OsteonError, UnavailableError
 from osteon.pipeline import worklock
 from osteon.pipeline.table.connection import open_table
+from osteon.pipeline.table.listening import listening_since
 from osteon.pipeline.table.reception import close_association, open_association
+from osteon.pipeline.worklock import receiver_listens
 from osteon.scp import role
 from tests.dicom_peer import RawPeer, ct_slice, loopback_settings
 from tests.tools import wait_until
@@ -52,6 +54,9 @@ def test_a_dead_listener_ends_the_role(tmp_path: Path, monkeypatch: pytest.Monke
 
     with pytest.raises(OsteonError, match="listener has died"):
         role.run_receive(settings, threading.Event())
+    table = open_table(tmp_path)
+    assert listening_since(table) is not None
+    table.close()
 
 
 def test_a_second_receiver_of_a_data_directory_is_turned_away(
@@ -77,17 +82,24 @@ def test_associations_of_a_killed_receiver_are_closed(tmp_path: Path) -> None:
     table = open_table(tmp_path)
     left = open_association(table, "CT1", "OSTEON", "10.0.0.5")
     over = open_association(table, "CT2", "OSTEON", "10.0.0.6")
-    close_association(table, over, "released")
+    close_association(table, over, "released", cut=False)
+    assert not receiver_listens(tmp_path)
     running = threading.Thread(target=role.run_receive, args=(settings, stop))
     running.start()
     try:
+        wait_until(lambda: receiver_listens(tmp_path))
+        ended = {row["id"]: row for row in table.rows("SELECT * FROM association")}
+        since = listening_since(table)
         wait_until(lambda: _try(settings.scp.port)).release()
     finally:
         stop.set()
         running.join(10)
-    ended = {row["id"]: row["outcome"] for row in table.rows("SELECT * FROM association")}
+    assert not receiver_listens(tmp_path)
+    assert listening_since(table) is None  # It was stopped in good order.
     table.close()
-    assert (ended[left], ended[over]) == ("lost: the receiver was killed", "released")
+    assert (ended[left]["outcome"], ended[left]["cut"]) == ("lost: the receiver was killed", 1)
+    assert ended[left]["closed"] == since
+    assert (ended[over]["outcome"], ended[over]["cut"]) == ("released", 0)
 
 
 def _die(_: object) -> None:

@@ -92,6 +92,7 @@ def test_what_does_not_finish_is_aborted(node: Node) -> None:
         assert peer.receive()[0] == 7  # A-ABORT
     assert time.monotonic() - started < 3
     assert outcomes(node) == ["aborted: the node stops"]
+    assert node.table.rows("SELECT cut FROM association")[0]["cut"] == 1
 
 
 def test_a_peer_in_the_middle_of_a_pdu_does_not_hold_up_the_stop(node: Node) -> None:
@@ -103,7 +104,7 @@ def test_a_peer_in_the_middle_of_a_pdu_does_not_hold_up_the_stop(node: Node) -> 
         node.receiver.stop(0.2)
 
     assert time.monotonic() - started < 6
-    assert outcomes(node) == ["aborted: the node stops"]
+    assert outcomes(node) == ["aborted: the node stops in the middle of an instance"]
     assert node.files() == []
 
 

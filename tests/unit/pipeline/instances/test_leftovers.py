@@ -13,6 +13,7 @@ from osteon.pipeline.instances.leftovers import recover_all
 from osteon.pipeline.instances.part10 import decode_header
 from osteon.pipeline.intake import Intake
 from osteon.pipeline.table.connection import open_table
+from osteon.pipeline.table.reception import open_association
 from tests.pipeline_parts import SCANNER, ct_slice, store_slices
 
 UID = "1.2.3.1.1"
@@ -64,6 +65,16 @@ def test_a_name_that_was_lost_is_given_again(crashed):
     assert crashed.start() == before
     assert crashed.path.stat().st_size == before[0]["size"]
     assert crashed.left() == []
+
+
+def test_what_a_killed_receiver_left_belongs_to_the_association_that_was_cut_off(crashed):
+    """Else a series of which this is all would not know that there is more to come."""
+    left = open_association(crashed.table, "CT1", "OSTEON", "10.0.0.5")
+    open_association(crashed.table, "CT2", "OSTEON", "10.0.0.6")
+    crashed.as_draft()
+    crashed.forget_rows()
+    (row,) = crashed.start()
+    assert row["association_id"] == left
 
 
 def test_the_table_is_not_needed(crashed):

@@ -9,6 +9,7 @@ from osteon.pipeline.table import (
     deliveries,
     jobs,
     lines,
+    listening,
     purging,
     reception,
     series,
@@ -86,6 +87,7 @@ PLANS = {
     "shadow.of_job": (lambda t, j: shadow.of_job(t, 1), "job_shadow"),
     "shadow.summaries": (lambda t, j: shadow.summaries(t), "comparison_dice"),
     "shadow.worst": (lambda t, j: shadow.worst(t, "a", "b", 5), "comparison_dice"),
+    "left_open": (lambda t, j: listening.left_open(t, "CT1", "OSTEON"), "association_open"),
     "outputs": (lambda t, j: lines.outputs(t, 1), "PRIMARY KEY"),
 }
 
@@ -124,6 +126,12 @@ def test_hot_queries_use_their_index(table, filled, name):
         assert not re.search(
             r"SCAN (series|job|instance|delivery|result|transition)\b(?! USING)", plan
         )
+
+
+def test_how_a_series_was_sent_is_found_without_a_scan(table, filled):
+    for plan in plans_of(table, lambda: listening.decisive_association(table, SERIES_ROW)):
+        assert "instance_series" in plan
+        assert not re.search(r"SCAN (association|instance)\b", plan)
 
 
 def test_storing_an_instance_scans_nothing(table, filled):
