@@ -33,6 +33,7 @@ bench-route: $(STAMP)  ## last slice to PACS beside Orthanc with a script; lengt
 	$(BIN)/python bench/route.py --cost 6 --rounds 1 --json bench/out/route-long.json $(if $(CHECK),--check)
 	$(BIN)/python bench/pace.py $(if $(CHECK),--check)
 	$(BIN)/python bench/backlog.py $(if $(CHECK),--check)
+	$(if $(DOCS),$(BIN)/python bench/route_report.py --docs)
 
 bench-robust: $(STAMP)  ## 200 jobs whose workers, memory and schedulers die on the way
 	$(BIN)/python bench/robust.py

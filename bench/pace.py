@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from route_parts import RESULT_S, Node, wait_for
 from route_picture import draw_times
+from route_report import block_of_pace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # The parts are shared with the tests.
 
@@ -64,9 +65,7 @@ def main() -> None:
     args.json.write_text(json.dumps(figures, indent=2))
     show(figures)
     if args.picture:
-        title = f"From the last slice to the Segmentation, quiet time {args.quiet:g} s"
-        rows = {f"{n} slices": s for n, s in figures["after_last_s"].items()}
-        draw_times(args.picture, title, rows, split_s=args.quiet)
+        draw_times(args.picture, block_of_pace(figures))
     if args.check and figures["ratio"] > RATIO_MAX:
         sys.exit(1)
 

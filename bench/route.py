@@ -9,6 +9,8 @@ stable series start ``route_peer.py``: the same model, the same quiet time, in t
     bare         s that the model needs on the volume in memory
     R            overhead / bare
 
+The JSON has the stages of the median round as well; ``route_report.py`` draws them.
+
     route.py [--slices N] [--size N] [--quiet S] [--rounds N] [--cost S] [--json FILE]
              [--picture FILE] [--check]
 
@@ -25,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,8 @@ from receivers import ORTHANC
 from rich.console import Console
 from rich.table import Table
 from route_parts import RESULT_S, Node, orthanc, send, wait_for
-from route_picture import draw_times
+from route_picture import Span, draw_times
+from route_report import WORDS, block_of_route
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # The parts are shared with the tests.
 
@@ -45,7 +49,7 @@ from tests import known_cost
 
 HERE = Path(__file__).resolve().parent
 R_MAX, LONG_MODEL_S, BEYOND_BARE_S = 1.15, 5.0, 0.5
-WORDS = {"osteon": "Osteon", "peer": "Orthanc + script"}
+Measured = tuple[float, list[Span]]  # seconds after the last acknowledgement, and what they held
 
 
 def main() -> None:
@@ -70,34 +74,35 @@ def main() -> None:
     args.json.write_text(json.dumps(figures, indent=2))
     show(figures)
     if args.picture:
-        title = f"From the last slice to the PACS: {args.slices} × {args.size}²"
-        rows = {WORDS[name]: figures[name]["after_last_s"] for name in figures["measured"]}
-        draw_times(args.picture, title, rows, split_s=args.quiet)
+        draw_times(args.picture, block_of_route(figures))
     if args.check and not meets_targets(figures):
         sys.exit(1)
 
 
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Return the medians of both, in rounds that visit one after the other."""
-    rounds: dict[str, list[float]] = {"osteon": [], "peer": [], "bare": []}
+    rounds: dict[str, list[Measured]] = {"osteon": [], "peer": []}
+    bare_rounds: list[float] = []
     for number in range(args.rounds):
         ct = folder / f"ct{number}"
         write_phantom(ct, seed=number, slices=args.slices, rows=args.size, columns=args.size)
-        rounds["bare"].append(bare_model_s(ct / "dicom", args.cost))
+        bare_rounds.append(bare_model_s(ct / "dicom", args.cost))
         rounds["osteon"].append(
             osteon_s(folder / f"osteon{number}", ct / "dicom", args.quiet, args.cost)
         )
         if not args.cost:
             rounds["peer"].append(peer_s(folder / f"peer{number}", ct / "dicom", args.quiet))
         shutil.rmtree(ct)
-    bare = statistics.median(rounds["bare"])
+    bare = statistics.median(bare_rounds)
     figures: dict[str, Any] = {"slices": args.slices, "size": args.size, "quiet_s": args.quiet}
     measured = [name for name in WORDS if rounds[name]]
-    figures |= {"rounds": rounds, "bare_s": bare, "measured": measured}
+    seconds = {name: [s for s, _ in rounds[name]] for name in measured}
+    figures |= {"rounds": seconds | {"bare": bare_rounds}, "bare_s": bare, "measured": measured}
     for name in measured:
-        after_last = statistics.median(rounds[name])
+        after_last = statistics.median(seconds[name])
         overhead = after_last - args.quiet
         figures[name] = {"after_last_s": after_last, "overhead_s": overhead, "r": overhead / bare}
+        _, figures[name]["stages"] = min(rounds[name], key=lambda m: abs(m[0] - after_last))
     return figures
 
 
@@ -115,7 +120,7 @@ def bare_model_s(folder: Path, cost_s: float = 0.0) -> float:
     return min(seconds)
 
 
-def osteon_s(folder: Path, ct: Path, quiet_s: float, cost_s: float = 0.0) -> float:
+def osteon_s(folder: Path, ct: Path, quiet_s: float, cost_s: float = 0.0) -> Measured:
     """Return the time from the last acknowledgement to the Segmentation in the PACS."""
     with orthanc(folder / "pacs", quiet_s) as pacs:
         node = Node(
@@ -132,18 +137,43 @@ def osteon_s(folder: Path, ct: Path, quiet_s: float, cost_s: float = 0.0) -> flo
             time.sleep(3.0)  # The worker has loaded its model by then, as in a node that runs.
             sent = send(ct, node.dicom, "OSTEON")
             wait_for(pacs.segmentations, RESULT_S)
-            return time.perf_counter() - sent
+            seconds, sent_at = since(sent)
+        return seconds, stages_of(node, sent_at, seconds)
 
 
-def peer_s(folder: Path, ct: Path, quiet_s: float) -> float:
+def stages_of(node: Node, sent_at: float, seconds: float) -> list[Span]:
+    """Return when each stage ran, as the node has logged it; delivery is all that follows."""
+    events = node.events()
+    spans = [
+        (event["stage"], event["began"] - sent_at, event["began"] - sent_at + event["seconds"])
+        for event in events
+        if event["event"] == "stage finished"
+    ]
+    complete = [event["timestamp"] for event in events if event["event"] == "series complete"]
+    began = datetime.fromisoformat(complete[0]).timestamp() - sent_at
+    return [*spans, ("deliver", max([began, *(ended for _, _, ended in spans)]), seconds)]
+
+
+def peer_s(folder: Path, ct: Path, quiet_s: float) -> Measured:
     """Return the same of an Orthanc whose stable series start the script."""
     with orthanc(folder, quiet_s) as pacs:
         sent = send(ct, pacs.dicom, "PACS")
         series = wait_for(pacs.stable_series, RESULT_S)
         script = [sys.executable, str(HERE / "route_peer.py"), pacs.address, series]
-        subprocess.run(script, check=True, timeout=RESULT_S)
-        wait_for(pacs.segmentations, RESULT_S)
-        return time.perf_counter() - sent
+        with subprocess.Popen(script, stdout=subprocess.PIPE) as running:
+            wait_for(pacs.segmentations, RESULT_S)
+            seconds, sent_at = since(sent)  # How long the script takes to end is nobody's wait.
+            said, _ = running.communicate(timeout=RESULT_S)
+    spans = json.loads(said)
+    # The PACS has it moments before its answer is read.
+    ends = [(name, began - sent_at, min(ended - sent_at, seconds)) for name, began, ended in spans]
+    return seconds, ends
+
+
+def since(sent: float) -> tuple[float, float]:
+    """Return the seconds since an acknowledgement, and when it was in seconds since 1970."""
+    seconds = time.perf_counter() - sent
+    return seconds, time.time() - seconds
 
 
 def meets_targets(figures: dict[str, Any]) -> bool:

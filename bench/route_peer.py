@@ -2,7 +2,8 @@
 
 An address and a stable series enter; the series is fetched over REST, read with SimpleITK,
 run through the same model, encoded with highdicom and stored back, as an instance of the same
-study. A fresh process for every series, as the event of a stable series starts it.
+study. A fresh process for every series, as the event of a stable series starts it. On standard
+output it leaves when each step began and ended, in seconds since 1970, as JSON.
 
     route_peer.py http://127.0.0.1:8042 ORTHANC_SERIES_ID
 """
@@ -11,7 +12,9 @@ import io
 import json
 import sys
 import tempfile
+import time
 import urllib.request
+from itertools import pairwise
 from pathlib import Path
 
 import highdicom as hd
@@ -26,10 +29,13 @@ from osteon.pipeline.images.geometry import Geometry
 from osteon.pipeline.prediction import predict
 from osteon.pipeline.volume import SourceFrame, Volume
 
+STEPS = ("fetch", "prediction", "boneseg", "encode", "deliver")
+
 
 def main() -> None:
     """Segment one series."""
     address, series = sys.argv[1:]
+    marks = [time.time()]
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(_json(f"{address}/series/{series}")["Instances"]):
             path = Path(folder) / f"{number:05}.dcm"
@@ -37,16 +43,23 @@ def main() -> None:
         names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(folder)
         image = sitk.ReadImage(names)
         sources = [pydicom.dcmread(name) for name in names]
-        labels, segments = _segment(image, sources, names)
+        volume = _volume(image, sources, names)
+        marks.append(time.time())
+        model = BoneModel()
+        prediction = predict(model, volume)
+        marks.append(time.time())
+        labels, segments = combine(model, prediction, volume)
+        marks.append(time.time())
         buffer = io.BytesIO()
         _encode(sources, labels, segments).save_as(buffer)
+        marks.append(time.time())
     request = urllib.request.Request(f"{address}/instances", buffer.getvalue(), method="POST")
     urllib.request.urlopen(request, timeout=60).read()
+    marks.append(time.time())
+    print(json.dumps([(name, *span) for name, span in zip(STEPS, pairwise(marks), strict=True)]))
 
 
-def _segment(
-    image: sitk.Image, sources: list[pydicom.Dataset], names: tuple[str, ...]
-) -> tuple[np.ndarray, tuple]:
+def _volume(image: sitk.Image, sources: list[pydicom.Dataset], names: tuple[str, ...]) -> Volume:
     hu = sitk.GetArrayFromImage(image).astype(np.int16)
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
@@ -57,9 +70,7 @@ def _segment(
     )
     spacing = image.GetSpacing()[::-1]
     geometry = Geometry(affine, hu.shape, spacing, sources[0].FrameOfReferenceUID)
-    volume = Volume(hu, geometry, frames)
-    model = BoneModel()
-    return combine(model, predict(model, volume), volume)
+    return Volume(hu, geometry, frames)
 
 
 def _encode(
