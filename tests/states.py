@@ -157,7 +157,7 @@ class Pipeline(RuleBasedStateMachine):
         self.not_before: dict[str, float] = {}  # series → when it may be complete
         self.patches = [
             patch(f"osteon.pipeline.{where}.free_bytes", lambda _: self.free_bytes)
-            for where in ("door", "dispatcher")
+            for where in ("door", "outcomes")
         ]
         self.patches.append(patch.object(observer, "receiver_listens", lambda _: self.listens))
         for one in self.patches:

@@ -1,54 +1,38 @@
-"""The dispatcher: claims admitted jobs for free slots and accepts what their stages made.
+"""The dispatcher: claims admitted jobs for free slots and watches over what runs there.
 
-Waiting jobs of the table enter and stage requests leave to the engine; finished futures enter and
-transitions and published results leave. The observer calls it at every tick; nothing here waits.
+Waiting jobs of the table enter and stage requests leave to the engine; futures that are over enter,
+and ``outcomes.py`` puts them on record. The observer calls it at every tick; nothing here waits.
 
 A job's stages go to the engine as one chain, so that a worker goes on to the next stage while the
 last one is put on record. A chain may be handed over before a slot is free; its job is claimed when
 it has begun, so that the table says of no job that it runs while it waits.
 """
 
-import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from osteon.config.settings import Settings
-from osteon.errors import (
-    NotFoundError,
-    OsteonError,
-    OutOfResourcesError,
-    StaleTransition,
-    VolumeError,
-    WorkerLostError,
-)
+from osteon.errors import NotFoundError, StaleTransition
 from osteon.pipeline.ahead import Ahead
-from osteon.pipeline.backoff import JITTER, backoff_s
-from osteon.pipeline.instances.spool import free_bytes, link_files, move_durably
 from osteon.pipeline.intake import GIGABYTE
 from osteon.pipeline.job import Stage, State
+from osteon.pipeline.outcomes import LONGEST_RETRY_S, Outcomes
 from osteon.pipeline.table import jobs, lines, workers
 from osteon.pipeline.table.connection import Row, Table
-from osteon.pipeline.table.jobs import NewResult
 from osteon.pipeline.workers.chains import requests_of
 from osteon.pipeline.workers.engine import Engine
 from osteon.pipeline.workers.request import CacheSettings, StageReport
 from osteon.pipeline.workers.worker import failure_of
 from osteon.pipeline.worklock import WORK
 
-RESULTS = "results"
 CACHE = "cache"
-RESULT_FILES = {"seg": ("seg.dcm", "application/dicom"), "preview": ("preview.png", "image/png")}
-RETRY_FIRST_S, RETRY_MAX_S = 2.0, 120.0
-DISK_WAIT_S = 10.0
 RENEWALS_PER_LEASE = 3
-UNCOUNTED_MAX = 30  # Attempts of a job after which every failure counts, whoever is to blame.
 LOADING_MAX_S = 120.0  # For a fresh worker to load its libraries and its model.
 NOTE_EVERY_S = 1.0  # How often progress is written down.
 log = structlog.get_logger(__name__)
@@ -109,13 +93,13 @@ class Dispatcher:
             int(2 * self._limits.disk_reserve_gb * GIGABYTE),
         )
         self._ahead = Ahead(settings, table, engine, self._cache)
-        self._jitter = random.Random()  # noqa: S311 - it spreads retries and keeps no secret
+        self._outcomes = Outcomes(self._limits, table)
 
     def rescue_all(self) -> int:
         """Take back, at start, every job that the last dispatcher had running."""
         orphans = lines.running(self._table)
         for job in orphans:
-            self._rescue(job, "the node stopped while it ran")
+            self._outcomes.rescue(job, "the node stopped while it ran")
         for folder in (self._table.data_dir / WORK).glob("*"):
             self._clear(folder)
         return len(orphans)
@@ -202,7 +186,7 @@ class Dispatcher:
         for job in lines.lapsed(self._table):
             if (job["id"], job["attempt"]) not in held:
                 with suppress(StaleTransition):
-                    self._rescue(job, "its lease lapsed")
+                    self._outcomes.rescue(job, "its lease lapsed")
 
     def bring_forward(self) -> int:
         """Shorten every wait that a clock which was set back has made too long."""
@@ -211,7 +195,7 @@ class Dispatcher:
         for running in self._running.values():
             running.kill_at = min(running.kill_at, now + limits.stage_timeout_s)
             running.renew_at = min(running.renew_at, now)
-        return jobs.bring_forward(self._table, RETRY_MAX_S * (1 + JITTER))
+        return jobs.bring_forward(self._table, LONGEST_RETRY_S)
 
     @property
     def finished(self) -> bool:
@@ -329,105 +313,23 @@ class Dispatcher:
             except OSError as unpublished:
                 error = failure_of(running.job["stage"], unpublished)
         if error is not None:
-            self._give_back(running, error)
+            self._outcomes.give_back(
+                running.job, running.attempt, running.out, error, running.killed
+            )
 
     def _finish(self, running: _Running, report: StageReport) -> None:
-        job, table = running.job, self._table
-        own = table.data_dir / WORK / str(job["id"]) / str(running.attempt)
-        why = f"{report.why} in {report.seconds:.1f} s"
-        if running.out != own:  # It was run ahead, and what follows it there may be reading it.
-            running.out = link_files(running.out, own)
-            why += ", ahead"
-        log.info(
-            "stage finished",
-            job=job["id"],
-            stage=job["stage"],
-            why=why,
-            began=round(report.began, 3),
-            seconds=round(report.seconds, 3),
-            worker=report.worker,
-        )
-        if job["stage"] != Stage.ENCODE:
-            output = str(running.out.relative_to(table.data_dir))
-            with table.write():  # In one go: the worker is at the next stage already.
-                jobs.finish(table, job, running.attempt, output, why)
-                following = self._claim(jobs.get(table, job["id"])) if running.rest else None
-            if following is not None:
-                self._start(following, running.rest)
+        job, made_in = running.job, running.out
+        running.out = self._outcomes.adopt(job, running.attempt, made_in)
+        finished = (job, running.attempt, running.out, report)
+        if running.rest:
+            with self._table.write():  # In one go: the worker is at the next stage already.
+                self._outcomes.finish(*finished, ahead=False)
+                following = self._claim(jobs.get(self._table, job["id"]))
+            self._start(following, running.rest)
             return
-        results = [self._publish(running, kind, report.facts) for kind in RESULT_FILES]
-        jobs.finish_encode(table, job, running.attempt, results, report.facts["segments"], why)
-        shutil.rmtree(table.data_dir / WORK / str(job["id"]), ignore_errors=True)
-        self._ahead.forget(job["series_id"])
-
-    def _publish(self, running: _Running, kind: str, facts: dict[str, Any]) -> NewResult:
-        """Give an encoded file its final name; the same again after a crash in between."""
-        name, media_type = RESULT_FILES[kind]
-        path = Path(RESULTS) / str(running.job["id"]) / name
-        move_durably(running.out / name, self._table.data_dir / path)
-        uids = facts if kind == "seg" else {}
-        return NewResult(
-            kind=kind,
-            path=str(path),
-            size=facts["files"][name]["size"],
-            sha256=facts["files"][name]["sha256"],
-            media_type=media_type,
-            sop_instance_uid=uids.get("sop_instance_uid"),
-            sop_class_uid=uids.get("sop_class_uid"),
-            series_instance_uid=uids.get("series_instance_uid"),
-        )
-
-    def _give_back(self, running: _Running, error: BaseException) -> None:
-        job, table = running.job, self._table
-        shutil.rmtree(running.out, ignore_errors=True)
-        reason = running.killed or (error.message if isinstance(error, OsteonError) else str(error))
-        # The worker may have died of another job that it had; then this one is not to blame.
-        innocent = isinstance(error, WorkerLostError) and not error.counts
-        counts = not innocent or job["attempt"] >= UNCOUNTED_MAX
-        log.warning("stage failed", job=job["id"], stage=job["stage"], why=reason)
-        if isinstance(error, VolumeError):
-            self._end(jobs.reject, job, reason)
-        elif isinstance(error, OsteonError) and not error.retryable:
-            self._end(jobs.fail, job, reason)
-        elif self._is_disk_full(error):
-            why = f"waits for disk space: {reason}"
-            not_before = table.clock() + DISK_WAIT_S
-            jobs.retry(table, job, running.attempt, not_before, why, counts=False)
-        elif counts and job["failures"] + 1 >= self._limits.attempts_max:
-            self._end(jobs.fail, job, self._gave_up(job["stage"], reason))
-        else:
-            wait_s = backoff_s(
-                job["failures"] + 1, first_s=RETRY_FIRST_S, max_s=RETRY_MAX_S, jitter=self._jitter
-            )
-            number = f"attempt {job['failures'] + 1} of {self._limits.attempts_max} failed: "
-            why = f"tries again: {number if counts else ''}{reason}"
-            not_before = table.clock() + wait_s
-            jobs.retry(table, job, running.attempt, not_before, why, counts=counts)
-
-    def _end(self, event: Callable[[Table, Row, str], None], job: Row, reason: str) -> None:
-        """End a job without a result; the one that made way for it goes on."""
-        with self._table.write():
-            event(self._table, job, reason)
-            earlier = lines.made_way_for(self._table, job)
-            if earlier is not None:
-                why = f"job {job['id']} came to nothing: waits for the throttler"
-                jobs.restore(self._table, earlier, why)
-
-    def _is_disk_full(self, error: BaseException) -> bool:
-        """Whether the disk is full without this job, whose files are removed by now."""
-        reserve = self._limits.disk_reserve_gb * GIGABYTE
-        return isinstance(error, OutOfResourcesError) and (
-            free_bytes(self._table.data_dir) < reserve
-        )
-
-    def _rescue(self, job: Row, why: str) -> None:
-        if job["failures"] + 1 >= self._limits.attempts_max:
-            jobs.fail(self._table, job, self._gave_up(job["stage"], why))
-        else:
-            jobs.rescue(self._table, job, why)
-
-    def _gave_up(self, stage: str, reason: str) -> str:
-        return f"gave up after {self._limits.attempts_max} attempts of {stage}: {reason}"
+        self._outcomes.finish(*finished, ahead=running.out != made_in)
+        if job["stage"] == Stage.ENCODE:
+            self._ahead.forget(job["series_id"])
 
 
 def _has_begun(steps: Sequence[_Step]) -> bool:

@@ -8,7 +8,8 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 
-from osteon.pipeline.dispatcher import CACHE, RESULTS
+from osteon.pipeline.dispatcher import CACHE
+from osteon.pipeline.outcomes import RESULTS
 from osteon.pipeline.table import purging
 from osteon.pipeline.table.connection import Table
 from osteon.pipeline.worklock import WORK

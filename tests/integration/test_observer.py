@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from osteon.config.settings import Settings
 from osteon.errors import ModelError, StageError, StaleTransition, VolumeError
-from osteon.pipeline import dispatcher
+from osteon.pipeline import outcomes
 from osteon.pipeline.completeness import RETURN_WAIT_S
 from osteon.pipeline.instances.spool import free_bytes
 from osteon.pipeline.job import Stage
@@ -834,7 +834,7 @@ def test_a_full_disk_costs_no_attempt_and_is_waited_for(make, monkeypatch):
     script = Script(prediction=[fail_with(errno.ENOSPC) for _ in range(5)])
     node = make(script, disk_reserve_gb=1.0)
     free = [10**10]
-    for module in ("dispatcher", "door"):
+    for module in ("outcomes", "door"):
         monkeypatch.setattr(f"osteon.pipeline.{module}.free_bytes", lambda folder: free[0])
     monkeypatch.setattr("osteon.pipeline.intake.free_bytes", lambda folder: 10**10)
     node.receive(range(1, 4))
@@ -859,14 +859,14 @@ def test_a_job_that_fills_the_disk_by_itself_is_given_up(make):
 
 
 def test_a_result_that_cannot_be_published_is_made_again(make, monkeypatch):
-    real, failures = dispatcher.move_durably, [OSError(errno.EIO, "Input/output error")]
+    real, failures = outcomes.move_durably, [OSError(errno.EIO, "Input/output error")]
 
     def move(source, target):
         if failures:
             raise failures.pop()
         real(source, target)
 
-    monkeypatch.setattr(dispatcher, "move_durably", move)
+    monkeypatch.setattr(outcomes, "move_durably", move)
     node = make()
     node.receive(range(1, 4))
     job = node.tick_until_state("backoff")
