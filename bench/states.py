@@ -18,7 +18,8 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # The parts are shared with the tests.
 
-from tests.states import MUTATIONS, STEPS, examine
+from tests.breakage import MUTATIONS, examine
+from tests.states import STEPS
 
 CHUNK = 500
 

@@ -98,6 +98,7 @@ def link_of(table: Table, row: Row, gone: float | None) -> Link | None:
         gone=gone,
         cut=cut if association["unfinished"] else None,
         how=association["outcome"] or "",
+        is_back=bool(association["is_back"]),
     )
 
 

@@ -16,6 +16,7 @@ from statistics import median, median_low
 
 GAP_RATIO = 1.5  # A step this much longer than the median step leaves out a slice.
 RANGES_NAMED_MAX = 4
+LOOK_AGAIN_S = 5.0  # At a sender that has come again and brought nothing new yet.
 RETURN_WAIT_S = 600.0  # For a receiver that is gone: long enough to start a host again.
 
 
@@ -56,6 +57,8 @@ class Link:
         was not, or has come again.
     how : str
         How its association ended, in the words of the association log; "" where it is open.
+    is_back : bool
+        Whether the sender has an association open that it opened since.
     """
 
     sender: str
@@ -63,6 +66,7 @@ class Link:
     gone: float | None = None
     cut: float | None = None
     how: str = ""
+    is_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def judge(
     """
     until, waits_for = last + quiet_s, quiet_words(quiet_s)
     if link is not None and now >= until:
-        until, waits_for = _unheard_until(link, last, quiet_s, gap_wait_s)
+        until, waits_for = _unheard_until(link, last, now, quiet_s, gap_wait_s)
     if now < until:
         return Verdict(False, until, waits_for)
     missing = missing_slices(slices)
@@ -123,7 +127,9 @@ def judge(
     return Verdict(True, now, f"{missing} and did not come within {gap_wait_s:g} s")
 
 
-def _unheard_until(link: Link, last: float, quiet_s: float, gap_wait_s: float) -> tuple[float, str]:
+def _unheard_until(
+    link: Link, last: float, now: float, quiet_s: float, gap_wait_s: float
+) -> tuple[float, str]:
     """Return until when silence tells nothing of a series, and what is waited for meanwhile."""
     listening = link.listening or 0.0
     if link.cut is None:
@@ -134,10 +140,10 @@ def _unheard_until(link: Link, last: float, quiet_s: float, gap_wait_s: float) -
     latest = link.cut + max(RETURN_WAIT_S, gap_wait_s)
     if link.gone is not None:
         return latest, f"the receiver to listen again: it stopped while {link.sender} was sending"
-    return (
-        min(max(link.cut, listening) + gap_wait_s, latest),
-        f"{link.sender} to send again: it was cut off ({link.how})",
-    )
+    until = max(link.cut, listening) + gap_wait_s
+    if link.is_back:  # It may send the whole series again, and what is held already first.
+        until = max(until, now + LOOK_AGAIN_S)
+    return min(until, latest), f"{link.sender} to send again: it was cut off ({link.how})"
 
 
 def quiet_words(quiet_s: float) -> str:

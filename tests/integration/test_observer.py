@@ -187,6 +187,25 @@ def test_a_sender_that_the_receiver_cut_off_is_waited_for_and_goes_on(make):
     assert [f"waits for {why}" for why in waits] == [stopped, said["reason"]]
 
 
+def test_a_sender_that_begins_anew_is_waited_for_while_it_brings_what_is_held(make):
+    node = make()
+    node.receive([1, 2, 3], origin=node.intake.open_association("CT1", "OSTEON", "::1"))
+    node.kill_receiver()
+    node.clock.advance(20.0)
+    node.start_receiver()
+    again = node.intake.open_association("CT1", "OSTEON", "::1")
+    store_slices(node.intake, [1, 2, 3], origin=again)
+    for _ in range(20):
+        node.clock.advance(5.0)
+        assert node.observer.tick()
+    assert node.jobs() == []
+    store_slices(node.intake, [4], origin=again)
+    node.intake.close_association(again, "released")
+    node.clock.advance(5.0)
+    node.tick_until_state("done")
+    assert len(node.engine.requests[0].inputs) == 4
+
+
 def test_a_sender_that_does_not_come_again_is_waited_for_as_long_as_for_a_gap(make):
     node = make()
     node.receive([1, 2, 3], origin=node.intake.open_association("CT1", "OSTEON", "::1"))

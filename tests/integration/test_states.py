@@ -6,7 +6,7 @@ import pytest
 import structlog
 from hypothesis.errors import FlakyFailure
 
-from tests.states import MUTATIONS, examine
+from tests.breakage import MUTATIONS, examine
 
 
 @pytest.fixture(autouse=True)

@@ -75,12 +75,23 @@ def decisive_association(table: Table, series: Row) -> Row | None:
 
     That is one that was cut off, or is open, and after which no other has begun to bring slices:
     whoever sends again has come back. Else it is any of them; None where all came by HTTP.
+
+    Returns
+    -------
+    Row or None
+        The association with ``unfinished``, whether it is one of the former, and ``is_back``,
+        whether its sender has opened another since that is still open. What comes over that one
+        may be held already, and then it says nothing of itself.
     """
     return table.row(
         "WITH came AS (SELECT * FROM association WHERE id IN (SELECT association_id FROM instance"
         " WHERE series_instance_uid = ? AND generation = ?))"
         " SELECT *, (closed IS NULL OR cut = 1) AND NOT EXISTS (SELECT 1 FROM came AS later"
-        " WHERE later.id <> came.id AND later.opened >= came.closed) AS unfinished"
+        " WHERE later.id <> came.id AND later.opened >= came.closed) AS unfinished,"
+        " EXISTS (SELECT 1 FROM association AS other INDEXED BY association_open"
+        " WHERE other.closed IS NULL AND other.opened >= came.closed"
+        " AND other.calling_ae_title = came.calling_ae_title"
+        " AND other.address = came.address) AS is_back"
         " FROM came ORDER BY unfinished DESC, cut DESC, closed IS NULL DESC, closed DESC LIMIT 1",
         (series["series_instance_uid"], series["generation"]),
     )

@@ -135,6 +135,15 @@ def test_a_sender_that_was_cut_off_is_waited_for_from_when_it_can_be_heard():
     assert (again.complete, again.due) == (False, 210.0)
 
 
+def test_a_sender_that_is_back_may_first_bring_what_is_held_already():
+    cut = {"listening": 107.0, "cut": 107.0, "how": "lost", "is_back": True}
+    assert judge_linked(110.0, **cut).due == 167.0
+    verdict = judge_linked(200.0, **cut)
+    assert (verdict.complete, verdict.due) == (False, 205.0)
+    assert judge_linked(107.0 + RETURN_WAIT_S, **cut).complete
+    assert judge_linked(200.0, **cut | {"is_back": False}).complete
+
+
 def test_a_receiver_that_does_not_come_back_is_waited_for_ten_minutes():
     verdict = judge_linked(105.0, listening=0.0, gone=101.0, cut=101.0)
     assert (verdict.complete, verdict.due) == (False, 101.0 + RETURN_WAIT_S)
@@ -149,14 +158,15 @@ def test_slices_may_be_missing_of_a_sender_that_was_cut_off():
     assert over.why == "slices 3–4 missing and did not come within 60 s"
 
 
+@pytest.mark.parametrize("is_back", [False, True])
 @pytest.mark.parametrize("gone", [None, 99.0, 101.0])
 @pytest.mark.parametrize("cut", [None, 99.0, 101.0])
 @pytest.mark.parametrize("listening", [None, 0.0, 50.0, 103.0, 690.0])
-def test_every_wait_has_an_end(gone, cut, listening):
+def test_every_wait_has_an_end(gone, cut, listening, is_back):
     """Looked at when due, again and again, while a receiver comes back every now and then."""
     now = 100.0
     while True:
-        verdict = judge_linked(now, listening=listening, gone=gone, cut=cut)
+        verdict = judge_linked(now, listening=listening, gone=gone, cut=cut, is_back=is_back)
         if verdict.complete:
             break
         assert verdict.due > now

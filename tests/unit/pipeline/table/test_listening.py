@@ -93,6 +93,24 @@ def test_one_that_was_cut_off_decides_until_its_sender_comes_again(table, clock,
     assert decisive(table)[1] == 0
 
 
+def test_a_sender_is_back_while_it_has_another_association_open(table, clock, bring):
+    def is_back():
+        return bool(listening.decisive_association(table, SERIES_ROW)["is_back"])
+
+    cut = bring(1)
+    reception.open_association(table, "CT1", "OSTEON", "::1")  # Beside it, from before.
+    clock.advance(1.0)
+    reception.close_association(table, cut, "lost", cut=True)
+    clock.advance(1.0)
+    for calling, address in (("CT2", "::1"), ("CT1", "10.0.0.5")):
+        reception.open_association(table, calling, "OSTEON", address)
+    assert not is_back()
+    again = reception.open_association(table, "CT1", "OSTEON", "::1")
+    assert is_back()
+    reception.close_association(table, again, "released", cut=False)
+    assert not is_back()
+
+
 def test_a_clock_that_is_set_back_leaves_nothing_in_the_future(table, clock, bring):
     cut = bring(1)
     reception.close_association(table, cut, "lost", cut=True)
