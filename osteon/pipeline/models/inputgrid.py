@@ -5,6 +5,7 @@ asked for, so that the whole volume never stands there a second time. Called by
 `osteon.pipeline.models.networkmodel`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from osteon.pipeline.models.modelspec import AXIS_OF, InputSpec
 
 # Directions in which a patient coordinate grows (PS3.3 C.7.6.2.1.1).
 GROWS = frozenset("LPS")
+PLANES_AT_ONCE = 64  # Of the source, on a GPU.
+PLANES_AT_ONCE_CPU = 4  # So few stay in a processor's caches until they are resampled.
 
 
 @dataclass(frozen=True)
@@ -108,33 +111,40 @@ class InputGrid:
         -------
         Tensor of float32, shape (stop - start, rows, columns)
         """
-        fresh, kept = start, None
+        planes = _empty((stop - start, *self.shape[1:]), self._source.device)
+        fresh = start
         if self._made is not None:
             made_start, made = self._made
             if made_start <= start < made_start + len(made):
-                kept = made[start - made_start :]
-                fresh = start + len(kept)
-        if kept is not None and fresh >= stop:
-            return kept[: stop - start]
-        planes = self._make(fresh, stop)
-        if kept is not None:
-            planes = torch.cat([kept, planes])
+                kept = made[start - made_start :][: stop - start]
+                planes[: len(kept)] = kept
+                fresh += len(kept)
+        if fresh < stop:
+            self._make(fresh, stop, planes[fresh - start :])
         self._made = (start, planes)
         return planes
 
-    def _make(self, start: int, stop: int) -> torch.Tensor:
+    def _make(self, start: int, stop: int, out: torch.Tensor) -> None:
         lower, upper, weight = planes_between(start, stop, self.turned_shape[0], self.shape[0])
-        first, last = int(lower.min()), int(upper.max())
-        planes = self._scaled(first, last + 1)
-        if self.shape[1:] != self.turned_shape[1:]:
-            planes = torch.nn.functional.interpolate(
-                planes[None], self.shape[1:], mode="bilinear", align_corners=False
-            )[0]
-        if self.shape[0] == self.turned_shape[0]:
-            return planes
-        index = torch.from_numpy(np.stack([lower, upper]) - first).to(planes.device)
-        weights = torch.from_numpy(weight).to(planes.device)[:, None, None]
-        return torch.lerp(planes[index[0]], planes[index[1]], weights)
+        source = self._resampled_in_plane(int(lower.min()), int(upper.max()) + 1)
+        near: dict[int, torch.Tensor] = {}
+        for number, (low, high) in enumerate(zip(lower.tolist(), upper.tolist(), strict=True)):
+            while high not in near:
+                index, plane = next(source)
+                near[index] = plane
+            near = {index: plane for index, plane in near.items() if index >= low}
+            torch.lerp(near[low], near[high], float(weight[number]), out=out[number])
+
+    def _resampled_in_plane(self, start: int, stop: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield numbered source planes, scaled and with the network's rows and columns."""
+        at_once = PLANES_AT_ONCE if self._source.device.type == "cuda" else PLANES_AT_ONCE_CPU
+        for first in range(start, stop, at_once):
+            planes = self._scaled(first, min(first + at_once, stop))
+            if self.shape[1:] != self.turned_shape[1:]:
+                planes = torch.nn.functional.interpolate(
+                    planes[None], self.shape[1:], mode="bilinear", align_corners=False
+                )[0]
+            yield from enumerate(planes, first)
 
     def _scaled(self, start: int, stop: int) -> torch.Tensor:
         """Return source planes, turned, clipped and scaled."""
@@ -153,6 +163,13 @@ class InputGrid:
             offset, scale = lower, upper - lower
         planes = planes.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         return planes.clamp_(lower, upper).sub_(offset).div_(scale)
+
+
+def _empty(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Return memory that is yet to be written to; on a CPU in large pages, which NumPy asks for."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.empty(shape, np.float32))
+    return torch.empty(shape, device=device)
 
 
 def _shape_on(

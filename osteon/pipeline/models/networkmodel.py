@@ -6,6 +6,7 @@ Hounsfield units on the source grid enter, the most likely class of each voxel l
 
 import hashlib
 import logging
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -140,10 +141,11 @@ class NetworkModel:
             neighbours=spec.neighbours,
         )
         classes = 0
-        for start, logits in slabs:
-            classes = len(logits)
-            self._check_classes(classes)
-            output.add(start, logits)
+        with closing(slabs):
+            for start, logits in slabs:
+                classes = len(logits)
+                self._check_classes(classes)
+                output.add(start, logits)
         self.ran = Ran(grid.shape, classes, batches.expected, batches.size, str(network.device))
         return labels_zyx
 

@@ -57,9 +57,6 @@ class OutputGrid:
             logits = (
                 logits[1:] - logits[:1]
             )  # What is interpolated linearly may be subtracted first.
-        if self._kept is not None:
-            kept_start, kept = self._kept
-            start, logits = kept_start, torch.cat([kept, logits], 1)
         end = start + logits.shape[1]
         decided = int(np.searchsorted(self._upper, end))
         rows, columns = self._labels.shape[1:]
@@ -73,6 +70,10 @@ class OutputGrid:
                     planes, (rows, columns), mode="bilinear", align_corners=False
                 )
             self._labels[first:last] = best_class(planes).cpu().numpy()
+        if self._written == 0:
+            # The kernel finds the memory of all other labels now, while the network goes on, and
+            # not after its last window.
+            self._labels[decided:] = 0
         self._written = decided
         self._keep(start, logits, end)
 
@@ -80,18 +81,29 @@ class OutputGrid:
         """Return logits of some planes of the source grid."""
         if not self._resampled:
             return logits[:, first - start : last - start]
-        lower = torch.from_numpy(self._lower[first:last] - start).to(logits.device)
-        upper = torch.from_numpy(self._upper[first:last] - start).to(logits.device)
-        weight = torch.from_numpy(self._weight[first:last]).to(logits.device)[:, None, None]
-        return torch.lerp(logits[:, lower], logits[:, upper], weight)
+
+        def plane(number: int) -> torch.Tensor:
+            if number >= start:
+                return logits[:, number - start]
+            assert self._kept is not None
+            kept_start, kept = self._kept
+            return kept[:, number - kept_start]
+
+        shape = (len(logits), last - first, *logits.shape[2:])
+        between = torch.empty(shape, device=logits.device)
+        for index in range(first, last):
+            lower, upper = plane(int(self._lower[index])), plane(int(self._upper[index]))
+            weight = float(self._weight[index])
+            torch.lerp(lower, upper, weight, out=between[:, index - first])
+        return between
 
     def _keep(self, start: int, logits: torch.Tensor, end: int) -> None:
         """Keep the planes that labels yet to be written lie between."""
-        self._kept = None
-        if self._written < len(self._labels):
-            needed = int(self._lower[self._written])
-            if needed < end:
-                self._kept = (needed, logits[:, needed - start :].clone())
+        needed = int(self._lower[self._written]) if self._written < len(self._labels) else end
+        if needed >= end:
+            self._kept = None
+        elif needed >= start:
+            self._kept = (needed, logits[:, needed - start :].clone())
 
 
 def best_class(logits: torch.Tensor) -> torch.Tensor:
@@ -103,7 +115,7 @@ def best_class(logits: torch.Tensor) -> torch.Tensor:
         With one class, a logit above 0 is class 1.
     """
     if len(logits) == 1:
-        return (logits[0] > 0).to(torch.uint8)
+        return (logits[0] > 0).view(torch.uint8)
     if logits.device.type == "cuda":
         return logits.argmax(0).to(torch.uint8)
     # Faster on a CPU than argmax over the first axis, which walks through memory in large steps.

@@ -2,79 +2,38 @@
 
 Planes of the network's grid enter, finished planes of logits leave in their order; what stands in
 memory between is one slab of logits, as deep as the patch. Called by
-`osteon.pipeline.models.networkmodel`. Windows, weights and padding are those of MONAI's
-``sliding_window_inference``, so that a network gives here what it gave where it was trained.
+`osteon.pipeline.models.networkmodel`. Results are those of MONAI's ``sliding_window_inference``, so
+that a network gives here what it gave where it was trained.
+
+Without a GPU three threads share the work, each one window ahead of the next: one brings planes to
+the network's grid and cuts windows, one runs the network, and the caller's adds up what it said and
+makes use of the planes that are finished. So the network waits for the first slab alone, and the
+caller for the last one alone.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from itertools import islice
 
 import torch
 
 from osteon.errors import ModelError
+from osteon.pipeline.models.beside import beside
 from osteon.pipeline.models.network import Network
+from osteon.pipeline.models.windows import (
+    Step,
+    Windows,
+    steps_2d,
+    steps_3d,
+    window_weights,
+    windows_of,
+)
 
-SIGMA_SCALE = 0.125  # The Gaussian's standard deviation, as a fraction of the patch.
-WEIGHT_MIN = 1e-3  # No voxel counts for nothing: the outermost belong to one window alone.
-PLANES_AT_ONCE = 8  # Of a 2D network: slices that are accumulated together.
+PLANES_AT_ONCE = 8  # Of finished logits: so few stay in a processor's caches until they are labels.
 MEMORY_SHARE = 0.8  # Of the GPU's free memory: the rest is for what the first window did not show.
 
 ReadPlanes = Callable[[int, int], torch.Tensor]
 Finished = tuple[int, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Where the windows of one axis begin, and by how much the axis is padded to hold one."""
-
-    size: int
-    starts: tuple[int, ...]
-    before: int
-    after: int
-
-
-def windows_of(length: int, patch: int, overlap: float) -> Windows:
-    """Place the windows of one axis.
-
-    Parameters
-    ----------
-    length : int
-        Voxels of the volume along the axis.
-    patch : int
-        Voxels of the network's patch.
-    overlap : float
-        Share of a window that the next one covers again.
-    """
-    missing = max(0, patch - length)
-    before = missing // 2
-    padded = length + missing
-    step = padded if padded == patch else max(1, int(patch * (1.0 - overlap)))
-    starts = [0]
-    while starts[-1] + patch < padded:
-        starts.append(min(starts[-1] + step, padded - patch))
-    return Windows(padded, tuple(starts), before, missing - before)
-
-
-def window_weights(patch: Sequence[int], blend: str, device: torch.device) -> torch.Tensor:
-    """Return how much each voxel of a window counts where windows overlap.
-
-    Parameters
-    ----------
-    blend : {"gaussian", "constant"}
-
-    Returns
-    -------
-    Tensor of float32, shape `patch`
-    """
-    weights = torch.ones((), device=device)
-    for length in patch:
-        place = torch.arange(length, dtype=torch.float32, device=device) - (length - 1) / 2.0
-        bell = torch.exp(place**2 / (-2.0 * (SIGMA_SCALE * length) ** 2))
-        if blend == "constant":
-            bell = torch.ones_like(bell)
-        weights = weights[..., None] * bell
-    return weights.clamp(min=max(float(weights.min()), WEIGHT_MIN))
 
 
 class Batches:
@@ -111,7 +70,12 @@ class Batches:
         """Say how many windows there will be."""
         self._done, self.expected = 0, count
 
-    def run(self, windows: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self._network.device
+
+    def run(self, windows: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Yield the logits of each window, shape (classes, *patch), in their order.
 
         Raises
@@ -119,26 +83,34 @@ class Batches:
         torch.OutOfMemoryError
             Not even one window fits.
         """
-        done = 0
-        while done < len(windows):
-            if self.size == 0:
-                logits = self._first(windows[0])
-            else:
-                try:
-                    chosen = windows[done : done + self.size]
-                    batch = chosen[0][None] if len(chosen) == 1 else torch.stack(list(chosen))
-                    logits = self._network(batch)
-                except torch.OutOfMemoryError:
-                    if self.size == 1:
-                        raise
-                    self.size //= 2
-                    torch.cuda.empty_cache()
-                    continue
-            yield from logits
-            done += len(logits)
-            self._done += len(logits)
-            if self._on_done is not None:
-                self._on_done(self._done, self.expected)
+        coming = iter(windows)
+        waiting: list[torch.Tensor] = []
+        while True:
+            waiting += islice(coming, max(0, max(1, self.size) - len(waiting)))
+            if not waiting:
+                return
+            # Without a name here they are gone before the network needs the memory for the next.
+            yield from self._some(waiting)
+
+    def _some(self, waiting: list[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """Return the logits of the first of the windows that wait, and take these off the list."""
+        if self.size == 0:
+            logits = self._first(waiting[0])
+        else:
+            chosen = waiting[: self.size]
+            try:
+                logits = self._network(chosen[0][None] if len(chosen) == 1 else torch.stack(chosen))
+            except torch.OutOfMemoryError:
+                if self.size == 1:
+                    raise
+                self.size //= 2
+                torch.cuda.empty_cache()
+                return ()
+        del waiting[: len(logits)]
+        self._done += len(logits)
+        if self._on_done is not None:
+            self._on_done(self._done, self.expected)
+        return logits.unbind()
 
     def _first(self, window: torch.Tensor) -> torch.Tensor:
         device = self._network.device
@@ -165,7 +137,7 @@ def slide(
     overlap: float = 0.5,
     blend: str = "gaussian",
     neighbours: int = 0,
-) -> Iterator[Finished]:
+) -> Generator[Finished, None, None]:
     """Run a network over a volume.
 
     Parameters
@@ -196,87 +168,73 @@ def slide(
     """
     in_plane = [windows_of(n, p, overlap) for n, p in zip(shape[1:], patch[-2:], strict=True)]
     if len(patch) == 3:
-        slabs = _slide_3d(read_planes, shape, patch, batches, in_plane, overlap, blend)
+        steps = steps_3d(shape[0], patch, in_plane, overlap)
     else:
-        slabs = _slide_2d(read_planes, shape, patch, batches, in_plane, blend, neighbours)
-    rows, columns = (slice(w.before, w.size - w.after) for w in in_plane)
-    for start, logits in slabs:
-        if not torch.isfinite(logits.sum()):
-            raise ModelError(
-                "the network's logits are not finite: run.precision may have to be float32"
-            )
-        yield start, logits[:, :, rows, columns]
+        steps = steps_2d(shape[0], patch, in_plane, neighbours)
+    batches.expect(sum(len(step.places) for step in steps))
+    with ExitStack() as ending:
+
+        def apart(items: Iterator[torch.Tensor], name: str) -> Iterator[torch.Tensor]:
+            # A GPU does what it is asked for in its own time. Its memory is left to one thread:
+            # what the first window costs, and what fits, is measured while nothing else takes any.
+            if batches.device.type == "cuda":
+                return items
+            return ending.enter_context(closing(beside(items, name)))
+
+        windows = apart(_cut(read_planes, steps, in_plane), "input grid")
+        logits = apart(_run(steps, windows, batches), "network")
+        weights = window_weights((*(1,) * (3 - len(patch)), *patch), blend, batches.device)
+        yield from _finished(steps, logits, weights, in_plane)
 
 
-def _slide_3d(
-    read_planes: ReadPlanes,
-    shape: tuple[int, ...],
-    patch: tuple[int, ...],
-    batches: Batches,
+def _cut(
+    read_planes: ReadPlanes, steps: Sequence[Step], in_plane: Sequence[Windows]
+) -> Iterator[torch.Tensor]:
+    """Yield what the network sees of each window, shape (channels, *patch)."""
+    rows, columns = in_plane
+    for step in steps:
+        planes = read_planes(*step.read)
+        pad = [columns.before, columns.after, rows.before, rows.after, *step.padding]
+        padded = torch.nn.functional.pad(planes, pad) if any(pad) else planes
+        del planes
+        for number, place in enumerate(step.places):
+            if step.channels:
+                yield padded[list(step.channels[number]), place[1], place[2]]
+            else:
+                yield padded[place][None]
+
+
+def _run(
+    steps: Sequence[Step], windows: Iterator[torch.Tensor], batches: Batches
+) -> Iterator[torch.Tensor]:
+    """Yield the logits of each window; no batch goes beyond a place of the slab."""
+    for step in steps:
+        yield from batches.run(islice(windows, len(step.places)))
+
+
+def _finished(
+    steps: Sequence[Step],
+    logits: Iterator[torch.Tensor],
+    weights: torch.Tensor,
     in_plane: Sequence[Windows],
-    overlap: float,
-    blend: str,
 ) -> Iterator[Finished]:
-    along = windows_of(shape[0], patch[0], overlap)
-    batches.expect(math.prod(len(axis.starts) for axis in (along, *in_plane)))
-    depth = patch[0]
-    slab: _Slab | None = None
-    for number, start in enumerate(along.starts):
-        # Planes of the padded volume that the volume has.
-        first = max(0, start - along.before)
-        planes = read_planes(first, min(shape[0], start + depth - along.before))
-        above = max(0, along.before - start)
-        padded = _padded(planes, in_plane, (above, depth - above - len(planes)))
-        if slab is None:
-            slab = _Slab(window_weights(patch, blend, padded.device), padded.shape)
-        places = [
-            (slice(0, depth), slice(y, y + patch[1]), slice(x, x + patch[2]))
-            for y in in_plane[0].starts
-            for x in in_plane[1].starts
-        ]
-        windows = [padded[place][None] for place in places]
-        for place, logits in zip(places, batches.run(windows), strict=True):
-            slab.add(place, logits)
-        is_last = number + 1 == len(along.starts)
-        count = depth if is_last else along.starts[number + 1] - start
-        finished = slab.take(count)
-        past = start + count - along.before - shape[0]
-        yield first, finished[:, above : count - max(0, past)]
-
-
-def _slide_2d(
-    read_planes: ReadPlanes,
-    shape: tuple[int, ...],
-    patch: tuple[int, ...],
-    batches: Batches,
-    in_plane: Sequence[Windows],
-    blend: str,
-    neighbours: int,
-) -> Iterator[Finished]:
-    batches.expect(shape[0] * math.prod(len(axis.starts) for axis in in_plane))
-    slab: _Slab | None = None
-    for start in range(0, shape[0], PLANES_AT_ONCE):
-        stop = min(shape[0], start + PLANES_AT_ONCE)
-        first, last = max(0, start - neighbours), min(shape[0], stop + neighbours)
-        padded = _padded(read_planes(first, last), in_plane, (0, 0))
-        if slab is None:
-            size = (min(PLANES_AT_ONCE, shape[0]), *padded.shape[1:])
-            slab = _Slab(window_weights((1, *patch), blend, padded.device), size)
-        places, windows = [], []
-        for plane in range(start, stop):
-            channels = [
-                min(max(plane + offset, 0), shape[0] - 1) - first
-                for offset in range(-neighbours, neighbours + 1)
-            ]
-            chosen = padded[channels] if neighbours else padded[plane - first, None]
-            for y in in_plane[0].starts:
-                for x in in_plane[1].starts:
-                    area = (slice(y, y + patch[0]), slice(x, x + patch[1]))
-                    places.append((slice(plane - start, plane - start + 1), *area))
-                    windows.append(chosen[:, *area])
-        for place, logits in zip(places, batches.run(windows), strict=True):
-            slab.add(place, logits[:, None])
-        yield start, slab.take(stop - start)
+    """Add up the logits of the windows, and yield the planes that no further window reaches."""
+    area = tuple(slice(windows.before, windows.size - windows.after) for windows in in_plane)
+    depth = max(place[0].stop for place in steps[0].places)
+    slab = _Slab(weights, (depth, *(windows.size for windows in in_plane)))
+    for step in steps:
+        for place in step.places:
+            slab.add(place, next(logits))
+        for start in range(step.finished.start, step.finished.stop, PLANES_AT_ONCE):
+            stop = min(start + PLANES_AT_ONCE, step.finished.stop)
+            mean = slab.mean(start, stop)
+            if not torch.isfinite(mean.sum()):
+                raise ModelError(
+                    "the network's logits are not finite: run.precision may have to be float32"
+                )
+            yield step.first + start - step.finished.start, mean[:, :, *area]
+        if step is not steps[-1]:
+            slab.move(step.passed)
 
 
 class _Slab:
@@ -286,28 +244,25 @@ class _Slab:
         self._weights = weights
         self._count = torch.zeros(tuple(shape), device=weights.device)
         self._total: torch.Tensor | None = None
-        self._taken = 0
 
     def add(self, place: tuple[slice, ...], logits: torch.Tensor) -> None:
+        """Add the logits of a window, shape (classes, *patch)."""
         if self._total is None:
             shape = (len(logits), *self._count.shape)
             self._total = torch.zeros(shape, device=logits.device)
-        self._advance()
         if len(logits) != len(self._total):
             raise ModelError(f"the network returned {len(self._total)} classes, then {len(logits)}")
-        self._total[:, *place].addcmul_(logits, self._weights)
+        there = self._total[:, *place]
+        there.addcmul_(logits.view(there.shape), self._weights)
         self._count[place] += self._weights
 
-    def take(self, count: int) -> torch.Tensor:
-        """Return the mean logits of the first planes; they leave the slab when it is added to."""
+    def mean(self, start: int, stop: int) -> torch.Tensor:
+        """Return the mean logits of some planes, once each; they are left until the slab moves."""
         assert self._total is not None
-        self._taken = count
-        return self._total[:, :count].div_(self._count[:count])
+        return self._total[:, start:stop].div_(self._count[start:stop])
 
-    def _advance(self) -> None:
-        count, self._taken = self._taken, 0
-        if count == 0:
-            return
+    def move(self, count: int) -> None:
+        """Drop the first planes and make room for as many."""
         assert self._total is not None
         depth = len(self._count)
         # In steps of what is free, so that no plane is written over before it is copied.
@@ -318,11 +273,3 @@ class _Slab:
             self._count[start : start + length] = self._count[kept]
         self._total[:, depth - count :] = 0.0
         self._count[depth - count :] = 0.0
-
-
-def _padded(
-    planes: torch.Tensor, in_plane: Sequence[Windows], along: tuple[int, int]
-) -> torch.Tensor:
-    rows, columns = in_plane
-    pad = [columns.before, columns.after, rows.before, rows.after, *along]
-    return torch.nn.functional.pad(planes, pad) if any(pad) else planes

@@ -1,12 +1,14 @@
 """A model whose GPU is full: it says so, or takes the CPU where it may."""
 
 import logging
+import threading
 
 import numpy as np
 import pytest
 import torch
 
 from osteon.errors import ModelError, WorkerLostError
+from osteon.pipeline.models import sliding
 from osteon.pipeline.models.modelspec import InputSpec, ModelSpec, RunSpec, SegmentSpec
 from osteon.pipeline.models.networkmodel import NetworkModel
 from osteon.pipeline.prediction import predict_slices
@@ -33,17 +35,55 @@ class Crowded:
         return Crowded(fits=self.moves == 1)
 
 
-def model_of(network: Crowded, values: tuple[int, ...] = (), **run: object) -> NetworkModel:
+def threads_left() -> list[str]:
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith(("network", "input grid"))]
+
+
+def model_of(
+    network: Crowded,
+    values: tuple[int, ...] = (),
+    spacing_mm: tuple[float, ...] | None = None,
+    patch: tuple[int, ...] = (8, 16, 16),
+    **run: object,
+) -> NetworkModel:
     segments = [{"value": value, "label": "bone", "rgb": (1, 2, 3)} for value in values]
     spec = ModelSpec(
         name="toy",
         version="1",
         kind="builtin",
-        input=InputSpec(dimension="3d", hu_window=(0.0, 4096.0), patch=(8, 16, 16)),
+        input=InputSpec(
+            dimension="3d", hu_window=(0.0, 4096.0), patch=patch, spacing_mm=spacing_mm
+        ),
         run=RunSpec(**run),
         output={"segments": [SegmentSpec(**segment) for segment in segments]},
     )
     return NetworkModel(spec, network)
+
+
+@pytest.mark.parametrize("spacing_mm", [None, (0.7, 1.3, 1.1), (3.0, 0.6, 2.0)])
+def test_threads_change_no_label(
+    spacing_mm: tuple[float, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hu_zyx = np.random.default_rng(0).integers(0, 4096, (40, 30, 36), np.int16)
+    model = model_of(Crowded(fits=True), spacing_mm=spacing_mm)
+    with_threads = predict_slices(model, hu_zyx, np.eye(4))
+    monkeypatch.setattr(sliding, "beside", lambda items, _name: items)
+    assert np.array_equal(predict_slices(model, hu_zyx, np.eye(4)), with_threads)
+    # Of a network that looks at single voxels no patch changes the answer, but for rounding.
+    whole = model_of(Crowded(fits=True), spacing_mm=spacing_mm, patch=(64, 64, 64))
+    wanted = predict_slices(whole, hu_zyx, np.eye(4))
+    assert 0.2 < wanted.mean() < 0.8
+    assert np.count_nonzero(with_threads != wanted) <= 3
+
+
+def test_classes_that_are_refused_end_the_network_too() -> None:
+    model = model_of(Crowded(fits=True), (2,))
+    with pytest.raises(ModelError, match="names a segment of value 2") as failure:
+        predict_slices(model, np.zeros((80, 16, 16), np.int16), np.eye(4))
+    # The traceback still holds every frame on the way, and yet no thread waits in one.
+    assert failure.tb is not None
+    assert not threads_left()
 
 
 @pytest.fixture(autouse=True)

@@ -1,15 +1,18 @@
 """The sliding window: MONAI's numbers, one slab of memory, and batches that fit."""
 
+import threading
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 
-from osteon.errors import ModelError
+from osteon.errors import ModelError, StageError
+from osteon.pipeline.models import sliding
 from osteon.pipeline.models.modelspec import RunSpec
 from osteon.pipeline.models.network import Average, TorchNetwork
-from osteon.pipeline.models.sliding import Batches, slide, window_weights, windows_of
+from osteon.pipeline.models.sliding import Batches, slide
+from osteon.pipeline.models.windows import window_weights, windows_of
 
 CPU = torch.device("cpu")
 
@@ -31,6 +34,11 @@ def conv3d(classes: int = 3) -> torch.nn.Module:
         torch.nn.ReLU(),
         torch.nn.Conv3d(4, classes, 3, padding=1),
     )
+
+
+def threads_left() -> list[str]:
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith(("network", "input grid"))]
 
 
 def slid(
@@ -139,6 +147,64 @@ def test_only_one_slab_of_logits_stands_in_memory() -> None:
     assert sum(made) <= 1.02 * of_slab  # the sum and the count
 
 
+@pytest.mark.parametrize("patch", [(16, 24, 24), (24, 24)])
+def test_threads_change_nothing(patch: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.randn(50, 40, 60)
+    module = conv3d() if len(patch) == 3 else torch.nn.Conv2d(1, 2, 3, padding=1)
+    with_threads = slid(image, module, patch)
+    monkeypatch.setattr(sliding, "beside", lambda items, _name: items)
+    assert torch.equal(slid(image, module, patch), with_threads)
+
+
+class _FailsAt:
+    """A network that fails at one of its windows."""
+
+    device = CPU
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+        self.left -= 1
+        if self.left == 0:
+            raise StageError("toy: the network failed")
+        return patches
+
+    def to(self, device: torch.device) -> "_FailsAt":
+        return self
+
+
+@pytest.mark.parametrize("number", [1, 2, 7, 8])
+def test_a_network_that_fails_is_heard_of_and_leaves_no_thread(number: int) -> None:
+    batches = Batches(_FailsAt(number), 4)
+    with pytest.raises(StageError, match="the network failed") as failure:
+        list(slide(lambda a, b: torch.zeros(b - a, 24, 30), (40, 24, 30), (16, 24, 24), batches))
+    assert failure.tb is not None, "which holds every frame on the way"
+    assert not threads_left()
+
+
+def test_planes_that_cannot_be_made_are_heard_of_and_leave_no_thread() -> None:
+    def read(start: int, stop: int) -> torch.Tensor:
+        if start:
+            raise MemoryError("no room for planes")
+        return torch.zeros(stop - start, 24, 30)
+
+    with pytest.raises(MemoryError, match="no room"):
+        list(slide(read, (40, 24, 30), (16, 24, 24), Batches(network(conv3d()), 4)))
+    assert not threads_left()
+
+
+def test_whoever_stops_half_way_leaves_no_thread() -> None:
+    full = _Full(room=4)
+    slabs = slide(
+        lambda a, b: torch.zeros(b - a, 24, 30), (400, 24, 30), (16, 24, 24), Batches(full, 4)
+    )
+    next(slabs)
+    slabs.close()
+    assert not threads_left()
+    assert len(full.sizes) <= 4, "of 98 windows, those that are not wanted are not computed"
+
+
 def test_values_that_are_not_finite_are_refused() -> None:
     class Overflowing(torch.nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -221,3 +287,27 @@ def test_mirrorings_and_folds_are_averaged() -> None:
     assert torch.allclose(mirrored, torch.full_like(patches, 3.5))
     folds = Average([network(Ramp()), network(torch.nn.Identity())])(patches)
     assert torch.allclose(folds[0, 0, 0], torch.arange(8.0) / 2)
+
+
+def test_a_gpu_is_left_to_one_thread() -> None:
+    seen: set[str] = set()
+
+    class Gpu(_Full):
+        device = torch.device("cuda")
+
+        def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+            seen.add(threading.current_thread().name)
+            return super().__call__(patches)
+
+    batches = Batches(Gpu(room=4), 4)
+    batches.size = 4
+
+    def read(start: int, stop: int) -> torch.Tensor:
+        seen.add(threading.current_thread().name)
+        return torch.zeros(stop - start, 24, 30)
+
+    with pytest.MonkeyPatch.context() as patched:
+        # The weights are made on the device of the network, of which there is none here.
+        patched.setattr(sliding, "window_weights", lambda *_: torch.ones(16, 24, 24))
+        list(slide(read, (40, 24, 30), (16, 24, 24), batches))
+    assert seen == {threading.current_thread().name}
