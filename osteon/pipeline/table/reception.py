@@ -154,9 +154,7 @@ def _join(table: Table, origin: Origin, received: Received, now: float) -> bool:
     return bool(table.change(_INSERT_JOINING, _row_of(origin, received, now)))
 
 
-def _count(
-    table: Table, series_instance_uid: str, count: int, last: float, quiet_s: float
-) -> None:
+def _count(table: Table, series_instance_uid: str, count: int, last: float, quiet_s: float) -> None:
     """Let the newest generation of a series know of instances that have joined it."""
     table.change(
         "UPDATE series SET last = ?1, due = ?1 + ?2, waits_for = ?3, instances = instances + ?4"
