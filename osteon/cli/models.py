@@ -22,17 +22,22 @@ PROBE_SPACING_MM = (5.0, 4.0, 4.0)
 
 
 class _Numbers(click.ParamType[tuple[float, ...]]):
-    """Numbers with commas between them."""
+    """Numbers with commas between them; whole ones where `kind` is int."""
 
     name = "N,N[,N]"
+
+    def __init__(self, kind: type[int] | type[float] = float) -> None:
+        self._kind = kind
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[float, ...]:
         try:
-            return tuple(float(number) for number in str(value).split(","))
+            return tuple(self._kind(number) for number in str(value).split(","))
         except ValueError:
-            return self.fail(f"{value!r} is no list of numbers such as 64,96,96", param, ctx)
+            whole = "whole " if self._kind is int else ""
+            said = f"{value!r} is no list of {whole}numbers such as 64,96,96"
+            return self.fail(said, param, ctx)
 
 
 @click.group(name="models", epilog=example("osteon models list"))
@@ -114,7 +119,7 @@ def show(name: str, as_json: bool) -> None:
 )
 @click.option("--into", type=click.Path(path_type=Path), help="Folder of model folders.")
 @click.option("--dimension", type=click.Choice(["2d", "2.5d", "3d"]), help="How it is run.")
-@click.option("--patch", type=_Numbers(), help="Slices, rows, columns; rows, columns in 2d.")
+@click.option("--patch", type=_Numbers(int), help="Slices, rows, columns; rows, columns in 2d.")
 @click.option("--spacing", type=_Numbers(), help="Of the network's grid in mm, as --patch.")
 @click.option("--orientation", help="Patient directions of column, row, slice, such as LPS.")
 @click.option("--window", type=_Numbers(), help="HU that become 0 and 1, such as -200,800.")
@@ -143,11 +148,11 @@ def init(
         raise ConfigError("no folder of models: set pipeline.models_dir or give --into")
     changes: dict[str, Any] = {
         "dimension": said["dimension"],
-        "patch": said["patch"] and tuple(int(n) for n in said["patch"]),
+        "patch": said["patch"],
         "spacing_mm": said["spacing"],
         "orientation": said["orientation"],
         "hu_window": said["window"],
-        "names": dict(_segment_of(segment) for segment in segments) or None,
+        "names": _names_of(segments) or None,
     }
     if said["dimension"] == "2.5d":
         changes["neighbours"] = 1
@@ -205,6 +210,16 @@ def _said(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(f"{one:g}" for one in value) or "none"
     return str(value)
+
+
+def _names_of(segments: tuple[str, ...]) -> dict[int, str]:
+    """Return value and name of each segment that was given."""
+    names: dict[int, str] = {}
+    for value, name in map(_segment_of, segments):
+        if value in names:
+            raise click.BadParameter(f"segment {value} is both {names[value]!r} and {name!r}")
+        names[value] = name
+    return names
 
 
 def _segment_of(text: str) -> tuple[int, str]:

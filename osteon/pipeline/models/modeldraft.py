@@ -6,6 +6,7 @@ MONAI bundle most in its configuration; of other weights the user says it.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from osteon.errors import ModelError
-from osteon.pipeline.models.modelspec import SPEC_FILE, read_spec
+from osteon.pipeline.models.modelspec import NAME_PATTERN, SPEC_FILE, read_spec
 from osteon.pipeline.models.weights import Files, digest_of, read_files
 from osteon.results.anatomy import structure
 
@@ -70,9 +71,14 @@ def make_folder(into: Path, name: str, kind: str, weights: Path, draft: Draft) -
     Raises
     ------
     ModelError
-        The folder is there already, the weights cannot be read, or the draft is no valid
-        ``model.toml``; then nothing is left behind.
+        The name is none that a model can have, the folder is there already, the weights cannot be
+        read, or the draft is no valid ``model.toml``; then nothing is left behind.
     """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ModelError(
+            f"{name!r} is no name of a model: take at most 64 letters, digits, '_', '.' and '-', "
+            "a letter or a digit first"
+        )
     folder = into / name
     chosen = {"nnunet": _is_nnunet_part, "monai-bundle": BUNDLE_FILES.__contains__}.get(kind)
     files = _read(weights, chosen)

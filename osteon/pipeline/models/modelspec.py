@@ -15,7 +15,8 @@ from osteon.results.segment import Code
 
 SPEC_FILE = "model.toml"
 
-Name = Annotated[str, Field(pattern=r"^(builtin:)?[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"  # Of a folder; what is built in has a prefix.
+Name = Annotated[str, Field(pattern=f"^(builtin:)?{NAME_PATTERN}$")]
 Byte = Annotated[int, Field(ge=0, le=255)]
 # The patient axis of a direction: x to the left, y to the back, z to the head (PS3.3 C.7.6.2.1.1).
 AXIS_OF = {"L": 0, "R": 0, "P": 1, "A": 1, "S": 2, "I": 2}

@@ -58,5 +58,9 @@ def script_of(content: bytes, path: Path, device: torch.device) -> torch.nn.Modu
                 io.BytesIO(content), map_location=device
             )
         except (RuntimeError, ValueError) as error:
-            raise ModelError(f"{path}: no TorchScript archive: {last_line(error)}") from error
+            # What follows torch's first sentence supposes that the file is damaged.
+            said = last_line(error).partition(". ")[0]
+            raise ModelError(
+                f"{path}: no TorchScript archive, which torch.jit.save writes: {said}"
+            ) from error
     return script

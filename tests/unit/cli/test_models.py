@@ -101,6 +101,27 @@ def test_what_a_bundle_says_is_taken_over(tmp_path: Path) -> None:
         (["--kind", "onnx", "--weights", "here", "--into", "m", "--patch", "a"], 2, "no list of"),
         (["--kind", "onnx", "--weights", "here", "--into", "m", "--patch", "9"], 8, "patch has 1"),
         (["--kind", "onnx", "--weights", "here", "--into", "m", "--segment", "x"], 2, "VALUE=NAME"),
+        (
+            ["--kind", "onnx", "--weights", "here", "--into", "m", "--patch", "32.5,32,32"],
+            2,
+            "no list of whole numbers",
+        ),
+        (
+            [
+                "--kind",
+                "onnx",
+                "--weights",
+                "here",
+                "--into",
+                "m",
+                "--segment",
+                "1=a",
+                "--segment",
+                "1=b",
+            ],
+            2,
+            "segment 1 is both 'a' and 'b'",
+        ),
     ],
 )
 def test_what_cannot_be_made_leaves_nothing(
@@ -111,6 +132,18 @@ def test_what_cannot_be_made_leaves_nothing(
     result = osteon("init", "mine", *args)
     assert (result.exit_code, says in result.stderr) == (code, True), result.stderr
     assert not (tmp_path / "m" / "mine").exists()
+
+
+@pytest.mark.parametrize("name", ["a/b", "../b", ".b", "builtin:b", "b" * 65, "b\n"])
+def test_a_name_that_no_model_can_have_leaves_nothing(name: str, tmp_path: Path) -> None:
+    (tmp_path / "here").write_bytes(b"x")
+    folder = tmp_path / "models"
+    result = osteon(
+        "init", name, "--kind", "onnx", "--weights", tmp_path / "here", "--into", folder
+    )
+    assert (result.exit_code, "is no name of a model" in result.stderr) == (8, True), result.stderr
+    assert not folder.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
 def test_a_folder_that_is_there_is_kept(tmp_path: Path) -> None:
