@@ -94,9 +94,9 @@ class BoxView(BaseModel):
 class SegmentView(BaseModel):
     """One segment that was found; null where an older version did not tell."""
 
+    number: int | None = Field(description="Segment Number in the Segmentation.")
     label: str
     volume_ml: float
-    number: int | None = Field(description="Segment Number in the Segmentation.")
     box: BoxView | None = Field(description="Where it lies.")
     rgb: tuple[int, int, int] | None = Field(description="Its colour, sRGB, 0 to 255.")
     category: CodeView | None = Field(description="Segmented Property Category.")
