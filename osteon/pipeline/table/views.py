@@ -285,9 +285,15 @@ def _predict_job(table: Table, job: Row) -> dict[str, Any]:
             }
             for result in results
         ],
-        "segments": json.loads(job["segments"]),
+        "segments": [_SEGMENT | segment for segment in json.loads(job["segments"])],
         "shadow": [_shadow(row) for row in shadow.of_job(table, job["id"])],
     }
+
+
+# Results of older versions tell label and volume of a segment only.
+_SEGMENT = dict.fromkeys(
+    ("number", "label", "volume_ml", "box", "rgb", "category", "type", "laterality")
+)
 
 
 def _shadow(job: Row) -> dict[str, Any]:
