@@ -12,12 +12,13 @@ from pydicom import dcmread
 from structlog.testing import capture_logs
 
 from osteon.config.settings import Settings
-from osteon.errors import ModelError, StageError, StaleTransition, VolumeError
+from osteon.errors import ModelError, OutOfResourcesError, StageError, StaleTransition, VolumeError
 from osteon.pipeline import outcomes
 from osteon.pipeline.completeness import RETURN_WAIT_S
 from osteon.pipeline.instances.spool import free_bytes
 from osteon.pipeline.job import Stage
 from osteon.pipeline.observer import SWEEP_S
+from osteon.pipeline.table import deliveries as delivery_table
 from osteon.pipeline.table import jobs as job_table
 from osteon.pipeline.table import listening, stored, views
 from osteon.pipeline.table import series as series_table
@@ -684,6 +685,27 @@ def test_one_busy_destination_neither_spins_nor_blocks_another(tmp_path):
         hold.set()
         node.tick_until(lambda: {job["state"] for job in node.jobs()} == {"done"})
         node.close()
+
+
+def test_what_was_sent_and_could_not_be_recorded_is_recorded_later(tmp_path, make, monkeypatch):
+    """As when the table's disk is full at this very moment; nobody starts the node again for it."""
+    full = [OutOfResourcesError("the job table cannot be written: database or disk is full")]
+    real = delivery_table.deliver
+
+    def deliver(*arguments):
+        if full:
+            raise full.pop()
+        real(*arguments)
+
+    monkeypatch.setattr(delivery_table, "deliver", deliver)
+    with StandInPacs(tmp_path / "pacs") as pacs:
+        node = make(port=pacs.port)
+        node.receive(range(1, 4))
+        wait_until(lambda: not node.observer.tick(), 30.0)  # That step fails.
+        assert not full
+        job = node.tick_until_state("done")
+        assert job["reason"] == "delivered to pacs"
+        assert len(pacs.received) == 1
 
 
 @refused_connection
