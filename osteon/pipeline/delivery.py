@@ -19,7 +19,8 @@ from osteon.pipeline.proof import Prover
 from osteon.pipeline.sender import Sender, ThreadSender
 from osteon.pipeline.table import deliveries, jobs, lines
 from osteon.pipeline.table.connection import Row, Table
-from osteon.results.scu import Destination, store
+from osteon.results.peer import Destination
+from osteon.results.scu import store
 
 log = structlog.get_logger(__name__)
 
