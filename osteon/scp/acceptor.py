@@ -204,7 +204,6 @@ class Acceptor:
                 reports=serves and self._settings.hears(calling),
             )
             return
-        assoc.acse.send_reject(*rejection.triple)
         log.info(
             "association rejected",
             calling_ae_title=calling,
@@ -213,15 +212,17 @@ class Acceptor:
             answer=rejection.triple,
             why=rejection.why,
         )
+        assoc.acse.send_reject(*rejection.triple)
 
     def _admit(self, visit: _Visit, calling: str, called: str) -> Rejection | None:
         rejection = check_titles(self._settings, calling, called, visit.address)
         if rejection is not None:
             return rejection
-        associations_max = self._settings.scp.associations_max
         with self._changed:
-            if sum(other.accepted for other in self._visits.values()) >= associations_max:
-                return too_many(associations_max)
+            addresses = [other.address for other in self._visits.values() if other.accepted]
+            rejection = too_many(self._settings, addresses, visit.address)
+            if rejection is not None:
+                return rejection
             visit.accepted = True
         try:
             refusal = "the node stops" if self._stopping else self._intake.refusal()
