@@ -9,7 +9,11 @@ import click
 from osteon.cli.jobs import wait_of
 from osteon.cli.options import config_option, example, job_table, json_option, settings_in_force
 from osteon.cli.output import local_time, printable, write_json
-from osteon.pipeline.table import views
+from osteon.errors import NotFoundError
+from osteon.pipeline.table import associations, views
+from osteon.pipeline.table.reception import UPLOAD_AE_TITLE
+
+ASSOCIATIONS = 20  # Of a sender, at most.
 
 
 @click.command(name="trace", epilog=example("osteon trace 17", "osteon trace A4711"))
@@ -19,15 +23,23 @@ from osteon.pipeline.table import views
 def command(name: str, as_json: bool) -> None:
     """Tell the story of a study, and what it waits for now.
 
-    It goes by a job, a series or study UID, or an accession number.
+    It goes by a job, a series or study UID, or an accession number; an AE title that is none of
+    these gets its latest associations told.
     """
     with job_table(settings_in_force()) as table:
-        stories = views.trace(table, name)
+        try:
+            stories = views.trace(table, name)
+        except NotFoundError:
+            came = associations.latest(table, calling=name, limit=ASSOCIATIONS)
+            if not came:
+                raise
+            stories = [{"calling_ae_title": name, "associations": came}]
     if as_json:
         write_json(stories)
         return
     for story in stories:
-        for line in lines_of(story):
+        is_series = "series_instance_uid" in story
+        for line in lines_of(story) if is_series else _lines_of_sender(story):
             click.echo(printable(line))
 
 
@@ -36,13 +48,10 @@ def lines_of(story: dict[str, Any]) -> Iterator[str]:
     yield f"Series {story['series_instance_uid']}, generation {story['generation']}"
     accession = story["accession_number"] or "none"
     yield f"  {story['modality']}, {story['instances']} instances, accession number {accession}"
-    for came in story["associations"]:
-        end = came["outcome"] or "is still open"
-        yield (
-            f"  {came['instances']} instances from {came['calling_ae_title']} at {came['address']}"
-            f" to {came['called_ae_title']}; association {end}"
-        )
+    if story["uploaded"]:
+        yield f"  {story['uploaded']} instances {_by_no_association(story)}"
     entries = [
+        *((came["opened"], _association(came)) for came in story["associations"]),
         (story["first"], "first instance durable"),
         (story["last"], "last instance durable"),
         *((event["at"], _words(event)) for event in story["events"]),
@@ -59,6 +68,45 @@ def lines_of(story: dict[str, Any]) -> Iterator[str]:
                 later = delivery["next_attempt"]
                 again = f", next attempt at {local_time(later)}" if later else ""
                 yield f"  now: {delivery['destination']} {delivery['state']}{again}{said}"
+
+
+def _lines_of_sender(story: dict[str, Any]) -> Iterator[str]:
+    yield f"The latest associations of {story['calling_ae_title']}"
+    for came in reversed(story["associations"]):
+        yield f"  {_clock(came['opened'])}  {_association(came)}"
+
+
+def _association(came: dict[str, Any]) -> str:
+    """Tell of an association what it brought: of a series where one is told of, else in all."""
+    way = f"{came['calling_ae_title']} at {came['address']} to {came['called_ae_title']}"
+    if came["closed"] is None:
+        said = f" {came['instances']} instances," if "instances" in came else ""
+        return f"association of {way}:{said} still open"
+    until = f"until {_clock(came['closed'])}"
+    if came["rejected"]:
+        times = f", {came['rejected']} times {until}" if came["rejected"] > 1 else ""
+        return f"association of {way} {came['outcome']}{times}"
+    return f"association of {way} {until}: {', '.join(_brought(came))}; {came['outcome']}"
+
+
+def _brought(came: dict[str, Any]) -> Iterator[str]:
+    """Say what an association that is over brought, in words."""
+    if "instances" in came:
+        yield f"{came['instances']} instances"
+        again = came["again"]
+    else:
+        yield "unknown" if came["stored"] is None else f"{came['stored']} instances"
+        again = came["duplicates"]
+    if again:
+        yield f"{again} held already"
+    if came["refused"]:
+        yield f"{came['refused']} refused, the last with {came['refusal']}"
+
+
+def _by_no_association(story: dict[str, Any]) -> str:
+    if story["source"] == UPLOAD_AE_TITLE:
+        return "by HTTP upload"
+    return "without an association: uploaded, or put back on record from the spool"
 
 
 def _words(event: dict[str, Any]) -> str:
