@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from osteon.pipeline.table import associations, views
 from osteon.pipeline.table.reception import UPLOAD_AE_TITLE
 
 ASSOCIATIONS = 20  # Of a sender, at most.
+TOLD_APART_MAX = 5  # Of a story, where they are alike.
 
 
 @click.command(name="trace", epilog=example("osteon trace 17", "osteon trace A4711"))
@@ -51,7 +53,7 @@ def lines_of(story: dict[str, Any]) -> Iterator[str]:
     if story["uploaded"]:
         yield f"  {story['uploaded']} instances {_by_no_association(story)}"
     entries = [
-        *((came["opened"], _association(came)) for came in story["associations"]),
+        *((came["opened"], _association(came)) for came in _gathered(story["associations"])),
         (story["first"], "first instance durable"),
         (story["last"], "last instance durable"),
         *((event["at"], _words(event)) for event in story["events"]),
@@ -73,7 +75,25 @@ def lines_of(story: dict[str, Any]) -> Iterator[str]:
 def _lines_of_sender(story: dict[str, Any]) -> Iterator[str]:
     yield f"The latest associations of {story['calling_ae_title']}"
     for came in reversed(story["associations"]):
-        yield f"  {_clock(came['opened'])}  {_association(came)}"
+        at = came["closed"] if came["rejected"] else came["opened"]
+        yield f"  {_clock(at)}  {_association(came)}"
+
+
+def _gathered(associations: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Make one of many that follow each other and differ in nothing: one for each slice."""
+    for _, alike in groupby(associations, key=_kind):
+        together = list(alike)
+        if len(together) <= TOLD_APART_MAX or together[0]["closed"] is None:
+            yield from together
+            continue
+        sums = {key: sum(came[key] for came in together) for key in ("instances", "again")}
+        last = max(came["closed"] for came in together)
+        yield together[0] | sums | {"closed": last, "count": len(together)}
+
+
+def _kind(came: dict[str, Any]) -> tuple[object, ...]:
+    keys = ("calling_ae_title", "called_ae_title", "address", "outcome", "refused", "refusal")
+    return tuple(came[key] for key in keys)
 
 
 def _association(came: dict[str, Any]) -> str:
@@ -82,11 +102,13 @@ def _association(came: dict[str, Any]) -> str:
     if came["closed"] is None:
         said = f" {came['instances']} instances," if "instances" in came else ""
         return f"association of {way}:{said} still open"
-    until = f"until {_clock(came['closed'])}"
     if came["rejected"]:
-        times = f", {came['rejected']} times {until}" if came["rejected"] > 1 else ""
-        return f"association of {way} {came['outcome']}{times}"
-    return f"association of {way} {until}: {', '.join(_brought(came))}; {came['outcome']}"
+        times, since = came["rejected"], _clock(came["opened"])
+        often = f", {times} times since {since}" if times > 1 else ""
+        return f"association of {way} {came['outcome']}{often}"
+    until, said = _clock(came["closed"]), ", ".join(_brought(came))
+    what = f"{came['count']} associations" if "count" in came else "association"
+    return f"{what} of {way} until {until}: {said}; {came['outcome']}"
 
 
 def _brought(came: dict[str, Any]) -> Iterator[str]:

@@ -129,6 +129,21 @@ def test_a_story_tells_what_came_when_and_by_which_way() -> None:
     assert "  3 instances by HTTP upload" in lines_of(story | {"source": "HTTP"})
 
 
+def test_one_association_for_each_slice_is_one_line() -> None:
+    (came,) = STORY["associations"]
+    each = [
+        came | {"opened": AT.format(n), "closed": AT.format(n + 0.5), "instances": 1}
+        for n in range(30)
+    ]
+    each[20] |= {"refused": 1, "refusal": "0xA700: full"}
+    lines = [line for line in lines_of(STORY | {"associations": each}) if " of CT1" in line]
+    assert len(lines) == 3
+    assert "  20 associations of CT1" in lines[0]
+    assert lines[0].endswith("19.500: 20 instances; released")
+    assert "  association of CT1" in lines[1]
+    assert "  9 associations of CT1" in lines[2]
+
+
 def test_a_receiving_series_says_what_it_waits_for() -> None:
     waits = {"waits_for": "slices 3-7 missing", "since": AT.format(2), "until": AT.format(50)}
     story = STORY | {"state": "receiving", "jobs": []} | waits
