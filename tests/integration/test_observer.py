@@ -235,6 +235,21 @@ def test_a_receiver_that_is_never_started_again_is_waited_for_ten_minutes(make):
     node.tick_until_state("done")
 
 
+def test_a_receiver_that_is_back_between_two_looks_has_cut_off_whom_it_heard_then(make):
+    """As one that is killed again and again as soon as it listens."""
+    node = make()
+    node.kill_receiver()
+    assert node.observer.tick()
+    node.clock.advance(RETURN_WAIT_S + 1.0)
+    node.start_receiver()
+    node.receive([1, 2, 3], origin=node.intake.open_association("CT1", "OSTEON", "::1"))
+    node.kill_receiver()
+    assert node.observer.tick()
+    assert node.jobs() == []
+    said = views.predict(node.table, SERIES)["reason"]
+    assert said == "waits for the receiver to listen again: it stopped while CT1 was sending"
+
+
 def test_after_a_power_cut_a_series_waits_whichever_role_is_up_first(make):
     """Both roles were down for an hour, and the receiver needs a minute longer."""
     node = make()
