@@ -36,6 +36,7 @@ from osteon.errors import (
     DeliveryError,
     DeliveryRefusedError,
     ModelError,
+    NotRunnableError,
     OsteonError,
     StageError,
     StaleTransition,
@@ -84,6 +85,7 @@ LEGAL = {
     **{("cancel", state): "cancelled" for state in (WAITING, RUNNING, BACKOFF)},
     **{("supersede", state): "superseded" for state in (WAITING, RUNNING, BACKOFF)},
     **{("rerun", state): WAITING for state in ("done", "failed", "rejected", "cancelled")},
+    **{("reroute", state): WAITING for state in ("done", "failed", "rejected", "cancelled")},
 }
 
 
@@ -270,7 +272,7 @@ class Pipeline(RuleBasedStateMachine):
         """Somebody cancels a job or runs it again."""
         found = self.person.rows("SELECT * FROM job ORDER BY id")
         if found:
-            with suppress(StaleTransition):
+            with suppress(StaleTransition, NotRunnableError):
                 event(self.person, found[number % len(found)], "ada")
 
     @rule(number=st.integers(0, 2))
@@ -278,7 +280,7 @@ class Pipeline(RuleBasedStateMachine):
         """Somebody has what is done run again, and it gets on."""
         found = self.person.rows("SELECT * FROM job WHERE state = 'done' ORDER BY id")
         if found:
-            with suppress(StaleTransition):
+            with suppress(StaleTransition, NotRunnableError):
                 jobs.rerun(self.person, found[number % len(found)], "ada")
             self.work(6)
 

@@ -1,14 +1,13 @@
 """``osteon jobs``: what the node works on, and what a person can do about it."""
 
-import getpass
 import sys
 import time
-from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any
 
 import click
 
+from osteon.cli import jobactions
 from osteon.cli.options import (
     config_option,
     example,
@@ -18,11 +17,8 @@ from osteon.cli.options import (
     settings_in_force,
 )
 from osteon.cli.output import local_time, printable, write_json, write_table
-from osteon.errors import StaleTransition
-from osteon.pipeline.job import State, Status
-from osteon.pipeline.table import jobs, views
-from osteon.pipeline.table.connection import Row, Table
-from osteon.pipeline.table.names import jobs_named
+from osteon.pipeline.job import Status
+from osteon.pipeline.table import views
 
 COLUMNS = (
     *("id", "status", "progress", "instances", "route", "updated", "accession", "gen", "series"),
@@ -33,7 +29,11 @@ _UID_TAIL = 12  # At a terminal; in a pipe and in JSON a UID is whole.
 
 @click.group(name="jobs", epilog=example("osteon jobs list"))
 def command() -> None:
-    """List, show, retry and cancel jobs."""
+    """List and show jobs, and retry, cancel or reroute them."""
+
+
+for action in (jobactions.retry, jobactions.reroute, jobactions.cancel):
+    command.add_command(action)
 
 
 @command.command(name="list", epilog=example("osteon jobs list --status failed --json"))
@@ -98,51 +98,6 @@ def show(name: str, as_json: bool) -> None:
     for shadow in job["shadow"]:
         click.echo()
         _write_shadow(shadow)
-
-
-@command.command(epilog=example("osteon jobs retry 17", "osteon jobs retry A4711"))
-@config_option
-@click.argument("name", metavar="ID|ACCESSION")
-def retry(name: str) -> None:
-    """Run a finished job again on the same input.
-
-    It goes by a job, a series or study UID, or an accession number; of several jobs those are run
-    that failed or were cancelled. The result keeps its UIDs.
-    """
-    again = (State.FAILED, State.CANCELLED)
-    _each(name, again, "has failed or was cancelled", jobs.rerun, "waits to run again")
-
-
-@command.command(epilog=example("osteon jobs cancel 17", "osteon jobs cancel A4711"))
-@config_option
-@click.argument("name", metavar="ID|ACCESSION")
-def cancel(name: str) -> None:
-    """Stop a job that is not finished.
-
-    It goes by a job, a series or study UID, or an accession number; of several jobs all are stopped
-    that are not finished.
-    """
-    unfinished = tuple(state for state in State if not state.final)
-    _each(name, unfinished, "is unfinished", jobs.cancel, "is cancelled")
-
-
-def _each(
-    name: str,
-    states: Collection[State],
-    condition: str,
-    act: Callable[[Table, Row, str], None],
-    done: str,
-) -> None:
-    """Do something to the job that a name means; of several, to those in one of some states."""
-    with job_table(settings_in_force()) as table:
-        meant = jobs_named(table, name)
-        chosen = meant if len(meant) == 1 else [job for job in meant if job["state"] in states]
-        if not chosen:
-            ids = ", ".join(str(job["id"]) for job in meant)
-            raise StaleTransition(f"of {name}, none of the jobs {ids} {condition}: name one")
-        for job in chosen:
-            act(table, job, _who())
-            click.echo(f"job {job['id']} {done}")
 
 
 def row_of(job: dict[str, Any]) -> tuple[object, ...]:
@@ -220,11 +175,3 @@ def _words(delivery: dict[str, Any]) -> str:
     if delivery["next_attempt"]:
         words += f", next at {local_time(delivery['next_attempt'])}"
     return printable(f"{words}: {delivery['reason']}" if delivery["reason"] else words)
-
-
-def _who() -> str:
-    """Name the person in the job's record."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as in a container
-        return "command line"

@@ -37,7 +37,7 @@ class State(StrEnum):
     FAILED = "failed"  # attempts are used up or the failure is for good; a person may retry
     REJECTED = "rejected"  # its input cannot be processed, and the reason says why
     CANCELLED = "cancelled"  # a person stopped it
-    SUPERSEDED = "superseded"  # a newer generation took its place before it was done
+    SUPERSEDED = "superseded"  # a newer generation or route took its place before it was done
 
     @property
     def final(self) -> bool:
@@ -64,9 +64,10 @@ class Event(StrEnum):
     FAIL = "fail"  # the observer: attempts used up, or a failure for good
     REJECT = "reject"  # the observer: the input cannot be processed
     CANCEL = "cancel"  # a person
-    SUPERSEDE = "supersede"  # the observer: a newer generation is complete
+    SUPERSEDE = "supersede"  # the observer: a newer generation is complete; a person: rerouted
     RESTORE = "restore"  # the observer: what took its place has come to nothing
     RERUN = "rerun"  # a person: run the same input again
+    REROUTE = "reroute"  # a person: run it as the present routes say, by another model perhaps
 
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
@@ -92,6 +93,10 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.FAILED, Event.RERUN): State.WAITING,
     (State.REJECTED, Event.RERUN): State.WAITING,
     (State.CANCELLED, Event.RERUN): State.WAITING,
+    (State.DONE, Event.REROUTE): State.WAITING,
+    (State.FAILED, Event.REROUTE): State.WAITING,
+    (State.REJECTED, Event.REROUTE): State.WAITING,
+    (State.CANCELLED, Event.REROUTE): State.WAITING,
 }
 
 

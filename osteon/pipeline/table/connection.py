@@ -85,6 +85,11 @@ def _0008_listening(db: Database) -> None:
     _run(db, "0008_listening.sql")
 
 
+@migrations()
+def _0009_reroute(db: Database) -> None:
+    _run(db, "0009_reroute.sql")
+
+
 def _run(db: Database, file: str) -> None:
     statement = ""
     for line in resources.files(__package__).joinpath(file).read_text().splitlines():

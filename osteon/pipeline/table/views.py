@@ -80,7 +80,10 @@ def predict(table: Table, name: str) -> dict[str, Any]:
     )
     if series is None:
         raise NotFoundError(f"{name!r} is neither a job nor a series held here")
-    job = table.row(f"{_JOBS} WHERE series.id = ? ORDER BY job.id LIMIT 1", (series["id"],))
+    job = table.row(
+        f"{_JOBS} WHERE series.id = ? ORDER BY job.replaced_by IS NOT NULL, job.id LIMIT 1",
+        (series["id"],),
+    )
     return _predict_series(Waits(table), series) if job is None else _predict_job(table, job)
 
 
@@ -312,6 +315,8 @@ def _told(wait: Wait | None) -> dict[str, Any]:
 def _reason_of(job: Row) -> str:
     """Say what a job that does not wait is doing, or why it ended."""
     superseded = "; superseded by a newer generation" if job["is_superseded"] else ""
+    if job["replaced_by"] is not None and job["state"] != State.SUPERSEDED:
+        superseded = f"; replaced by job {job['replaced_by']}"
     failed = "1 attempt" if job["failures"] == 1 else f"{job['failures']} attempts"
     retried = f"; {failed} of this stage failed" if job["failures"] else ""
     running = job["state"] == State.RUNNING

@@ -75,7 +75,7 @@ def test_the_commands_of_the_design_are_there() -> None:
     assert set(LEAVES) == {
         *("serve", "demo", "run", "send", "echo", "watch", "trace", "status", "phantom", "shadow"),
         *("verify", "purge"),
-        *("jobs list", "jobs show", "jobs retry", "jobs cancel"),
+        *("jobs list", "jobs show", "jobs retry", "jobs reroute", "jobs cancel"),
         *("config show", "config check", "config reference"),
         *("models list", "models show", "models verify", "models init"),
         *("routes list", "routes test", "routes diff"),

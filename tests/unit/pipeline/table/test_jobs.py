@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from osteon.errors import NotFoundError, StaleTransition
+from osteon.errors import NotFoundError, NotRunnableError, StaleTransition
 from osteon.pipeline.job import STAGES_OF, Event, Stage, State, next_state
-from osteon.pipeline.table import jobs, lines
+from osteon.pipeline.table import jobs, lines, rerouting
 from tests.unit.pipeline.table.rows import (
     add_job,
     add_series,
@@ -34,6 +34,7 @@ CALLS = {
     Event.SUPERSEDE: lambda t, j: jobs.supersede(t, j, "why"),
     Event.RESTORE: lambda t, j: jobs.restore(t, j, "why"),
     Event.RERUN: lambda t, j: jobs.rerun(t, j, "ada"),
+    Event.REROUTE: lambda t, j: rerouting.reroute(t, j, new_job("thin"), "ada"),
 }
 
 
@@ -196,7 +197,7 @@ def test_a_job_that_no_route_took_cannot_be_run_again(table):
     table.change("UPDATE job SET model = ''")
     job = jobs.get(table, job["id"])
     assert job["state"] == "rejected"
-    with pytest.raises(StaleTransition, match="no route takes it"):
+    with pytest.raises(NotRunnableError, match="no route takes it"):
         jobs.rerun(table, job, "ada")
 
 
