@@ -1,21 +1,21 @@
-"""What a person can do about jobs: ``osteon jobs retry``, ``reroute`` and ``cancel``.
+"""What a person can do about jobs: ``osteon jobs retry``, ``reroute``, ``priority``, ``cancel``.
 
 A name enters, the jobs that it means are moved, and what became of each is said. ``jobs.py`` makes
 commands of its group of them.
 """
 
 import getpass
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import click
 
 from osteon.cli.options import config_option, example, job_table, json_option, settings_in_force
 from osteon.cli.output import printable, write_json
-from osteon.config.settings import Settings
+from osteon.config.settings import Priority, Settings
 from osteon.errors import NotRunnableError, StaleTransition
 from osteon.pipeline import reroute as rerouting
-from osteon.pipeline.job import State
+from osteon.pipeline.job import STAGES_OF, Event, State
 from osteon.pipeline.table import jobs
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.names import jobs_named
@@ -49,8 +49,28 @@ def retry(name: str, as_json: bool) -> None:
     def act(table: Table, job: Row, who: str) -> list[Done]:
         return [_done(one) for one in rerouting.retry(settings, table, job, who)]
 
-    again = (State.FAILED, State.CANCELLED)
-    _each(settings, name, again, "has failed or was cancelled", act, as_json=as_json)
+    _each(settings, name, _failed, "has failed or was cancelled", act, as_json=as_json)
+
+
+@click.command(epilog=example("osteon jobs priority A4711 stat"))
+@config_option
+@json_option
+@click.argument("name", metavar="ID|ACCESSION")
+@click.argument("to", metavar="CLASS", type=click.Choice([c.value for c in Priority]))
+def priority(name: str, to: str, as_json: bool) -> None:
+    """Give a job that waits another priority class.
+
+    CLASS is stat, urgent, routine or bulk. It goes by a job, a series or study UID, or an accession
+    number; of several jobs all are meant that wait for the throttler, a worker or another attempt.
+    What runs already runs on.
+    """
+
+    def act(table: Table, job: Row, who: str) -> list[Done]:
+        if jobs.prioritize(table, job, Priority(to), who):
+            return [Done(job["id"], "prioritized", f"is {to} now")]
+        return [Done(job["id"], "kept", f"is {to} already")]
+
+    _each(settings_in_force(), name, _waits, "waits for its turn", act, as_json=as_json)
 
 
 @click.command(epilog=example("osteon jobs reroute A4711", "osteon jobs reroute --gained --days 2"))
@@ -111,23 +131,35 @@ def cancel(name: str, as_json: bool) -> None:
         jobs.cancel(table, job, who)
         return [Done(job["id"], "cancelled", "is cancelled")]
 
-    unfinished = tuple(state for state in State if not state.final)
-    _each(settings_in_force(), name, unfinished, "is unfinished", act, as_json=as_json)
+    _each(settings_in_force(), name, _unfinished, "is unfinished", act, as_json=as_json)
+
+
+def _failed(job: Row) -> bool:
+    return job["state"] in (State.FAILED, State.CANCELLED)
+
+
+def _unfinished(job: Row) -> bool:
+    return not State(job["state"]).final
+
+
+def _waits(job: Row) -> bool:
+    waits = job["state"] in (State.WAITING, State.BACKOFF) and job["shadow_of"] is None
+    return waits and job["stage"] in STAGES_OF[Event.PRIORITIZE]
 
 
 def _each(
     settings: Settings,
     name: str,
-    states: Collection[State],
+    suits: Callable[[Row], bool],
     condition: str,
     act: Callable[[Table, Row, str], list[Done]],
     *,
     as_json: bool,
 ) -> None:
-    """Do something to the job that a name means; of several, to those in one of some states."""
+    """Do something to the job that a name means; of several, to those that suit."""
     with job_table(settings) as table:
         meant = jobs_named(table, name)
-        chosen = meant if len(meant) == 1 else [job for job in meant if job["state"] in states]
+        chosen = meant if len(meant) == 1 else [job for job in meant if suits(job)]
         if not chosen:
             ids = ", ".join(str(job["id"]) for job in meant)
             raise StaleTransition(f"of {name}, none of the jobs {ids} {condition}: name one")

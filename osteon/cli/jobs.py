@@ -29,10 +29,10 @@ _UID_TAIL = 12  # At a terminal; in a pipe and in JSON a UID is whole.
 
 @click.group(name="jobs", epilog=example("osteon jobs list"))
 def command() -> None:
-    """List and show jobs, and retry, cancel or reroute them."""
+    """List and show jobs; retry, reroute, prioritize or cancel them."""
 
 
-for action in (jobactions.retry, jobactions.reroute, jobactions.cancel):
+for action in (jobactions.retry, jobactions.reroute, jobactions.priority, jobactions.cancel):
     command.add_command(action)
 
 

@@ -258,7 +258,7 @@ class Dispatcher:
                 self._withdraw(offer)
 
     def _still_waits(self, job: Row) -> bool:
-        same = ("state", "stage", "attempt")
+        same = ("state", "stage", "attempt", "priority")
         with suppress(NotFoundError):
             now = jobs.get(self._table, job["id"])
             return all(now[name] == job[name] for name in same)

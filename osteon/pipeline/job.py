@@ -67,6 +67,7 @@ class Event(StrEnum):
     SUPERSEDE = "supersede"  # the observer: a newer generation is complete; a person: rerouted
     RESTORE = "restore"  # the observer: what took its place has come to nothing
     RERUN = "rerun"  # a person: run the same input again
+    PRIORITIZE = "prioritize"  # a person: it has another priority class, and waits on
     REROUTE = "reroute"  # a person: run it as the present routes say, by another model perhaps
 
 
@@ -93,6 +94,8 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.FAILED, Event.RERUN): State.WAITING,
     (State.REJECTED, Event.RERUN): State.WAITING,
     (State.CANCELLED, Event.RERUN): State.WAITING,
+    (State.WAITING, Event.PRIORITIZE): State.WAITING,
+    (State.BACKOFF, Event.PRIORITIZE): State.BACKOFF,
     (State.DONE, Event.REROUTE): State.WAITING,
     (State.FAILED, Event.REROUTE): State.WAITING,
     (State.REJECTED, Event.REROUTE): State.WAITING,
@@ -105,6 +108,7 @@ STAGES_OF: dict[Event, tuple[Stage, ...]] = {
     Event.ADMIT: (Stage.ADMISSION,),
     Event.CLAIM: WORKER_STAGES,
     Event.COMPLETE: (Stage.DELIVER,),
+    Event.PRIORITIZE: (Stage.ADMISSION, *WORKER_STAGES),
 }
 
 

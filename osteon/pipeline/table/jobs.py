@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from osteon.config.settings import Priority
 from osteon.errors import NotFoundError, NotRunnableError, StaleTransition
-from osteon.pipeline.job import Event, Stage
+from osteon.pipeline.job import STAGES_OF, Event, Stage, State, next_state
 from osteon.pipeline.table import lines, shadow
 from osteon.pipeline.table.connection import Row, Table
-from osteon.pipeline.table.moves import move
+from osteon.pipeline.table.moves import move, record_move
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,43 @@ def cancel(table: Table, job: Row, who: str) -> None:
     with table.write():
         move(table, job, Event.CANCEL, who=who, why=f"cancelled by {who}")
         _cancel_deliveries(table, job, f"cancelled by {who}")
+
+
+def prioritize(table: Table, job: Row, to: Priority, who: str) -> bool:
+    """Give a job that waits another priority class; it keeps what it waits for, and since when.
+
+    Returns
+    -------
+    bool
+        Whether it was of another class before.
+
+    Raises
+    ------
+    StaleTransition
+        It does not wait for the throttler, a worker or another attempt; or it is a shadow, which
+        waits behind all classes.
+    """
+    priority = list(Priority).index(to)
+    if job["shadow_of"] is not None:
+        raise StaleTransition(f"job {job['id']} is a shadow: it waits behind all classes")
+    place = Stage(job["stage"]) in STAGES_OF[Event.PRIORITIZE]
+    if next_state(State(job["state"]), Event.PRIORITIZE) is None or not place:
+        raise StaleTransition(
+            f"job {job['id']} is {job['state']} at {job['stage']}: a class means something only to"
+            " what waits for the throttler, a worker or another attempt"
+        )
+    if job["priority"] == priority:
+        return False
+    why = f"{to} instead of {list(Priority)[job['priority']]}, set by {who}"
+    with table.write():
+        changed = table.change(
+            "UPDATE job SET priority = ? WHERE id = ? AND stage = ? AND state = ? AND priority = ?",
+            (priority, job["id"], job["stage"], job["state"], job["priority"]),
+        )
+        if changed != 1:
+            raise StaleTransition(f"job {job['id']} is no longer {job['state']} at {job['stage']}")
+        record_move(table, job, Event.PRIORITIZE, who, why)
+    return True
 
 
 def rerun(table: Table, job: Row, who: str) -> None:

@@ -59,19 +59,33 @@ def move(
         )
         if changed != 1:
             raise StaleTransition(f"job {job['id']} is no longer {job['state']} at {job['stage']}")
-        table.insert(
-            "INSERT INTO transition (at, series_id, job_id, event, from_stage, from_state,"
-            " to_stage, to_state, who, why) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                now,
-                job["series_id"],
-                job["id"],
-                event,
-                job["stage"],
-                job["state"],
-                to_stage,
-                to_state,
-                who,
-                why,
-            ),
-        )
+        record_move(table, job, event, who, why, stage=to_stage, state=to_state)
+
+
+def record_move(
+    table: Table,
+    job: Row,
+    event: Event,
+    who: str,
+    why: str,
+    *,
+    stage: Stage | None = None,
+    state: State | None = None,
+) -> None:
+    """Record what happened to a job, by whom and why; it has not moved where nothing is said."""
+    table.insert(
+        "INSERT INTO transition (at, series_id, job_id, event, from_stage, from_state,"
+        " to_stage, to_state, who, why) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            table.clock(),
+            job["series_id"],
+            job["id"],
+            event,
+            job["stage"],
+            job["state"],
+            stage or job["stage"],
+            state or job["state"],
+            who,
+            why,
+        ),
+    )

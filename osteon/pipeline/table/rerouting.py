@@ -7,7 +7,7 @@ from osteon.errors import NotFoundError
 from osteon.pipeline.job import Event, Stage
 from osteon.pipeline.table import jobs
 from osteon.pipeline.table.connection import Row, Table
-from osteon.pipeline.table.moves import move
+from osteon.pipeline.table.moves import move, record_move
 from osteon.pipeline.table.series import NewJob
 
 
@@ -86,15 +86,8 @@ def vacate(table: Table, job: Row) -> None:
 def rename(table: Table, job: Row, route: str, who: str) -> None:
     """Put a job that goes on, or is done, under another route of the same model."""
     table.change("UPDATE job SET route = ? WHERE id = ?", (route, job["id"]))
-    table.change(
-        "INSERT INTO transition (at, series_id, job_id, event, from_stage, from_state, to_stage,"
-        " to_state, who, why) SELECT ?, series_id, id, ?, stage, state, stage, state, ?, ? FROM job"
-        " WHERE id = ?",
-        (
-            *(table.clock(), Event.REROUTE, who),
-            *(f"its route is {route} now; before: {job['route']}", job["id"]),
-        ),
-    )
+    why = f"its route is {route} now; before: {job['route']}"
+    record_move(table, job, Event.REROUTE, who, why)
 
 
 def reroute(table: Table, job: Row, to: NewJob, who: str) -> None:

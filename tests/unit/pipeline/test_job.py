@@ -24,6 +24,7 @@ MAY_HAPPEN = {
     State.WAITING: {
         Event.ADMIT,
         Event.CLAIM,
+        Event.PRIORITIZE,
         Event.COMPLETE,
         Event.FAIL,
         Event.REJECT,
@@ -39,7 +40,7 @@ MAY_HAPPEN = {
         Event.CANCEL,
         Event.SUPERSEDE,
     },
-    State.BACKOFF: {Event.RESUME, Event.CANCEL, Event.SUPERSEDE},
+    State.BACKOFF: {Event.RESUME, Event.CANCEL, Event.SUPERSEDE, Event.PRIORITIZE},
     State.DONE: {Event.RERUN, Event.REROUTE},
     State.FAILED: {Event.RERUN, Event.REROUTE},
     State.REJECTED: {Event.RERUN, Event.REROUTE},
