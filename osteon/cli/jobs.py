@@ -17,7 +17,7 @@ from osteon.cli.options import (
     settings_in_force,
 )
 from osteon.cli.output import local_time, printable, write_json, write_table
-from osteon.pipeline.job import Status
+from osteon.pipeline.job import State, Status, standing_of
 from osteon.pipeline.table import views
 
 COLUMNS = (
@@ -45,14 +45,25 @@ for action in (jobactions.retry, jobactions.reroute, jobactions.priority, jobact
     metavar="STATUS",
     help=f"Only these: {', '.join(Status)}.",
 )
+@click.option(
+    "--state",
+    type=click.Choice([s.value for s in State]),
+    metavar="STATE",
+    help="Only these: what they are doing, or how they ended; cancelled, for example.",
+)
 @number_option("--limit", 1, 10_000, 50, "How many.")
-def list_jobs(status: str | None, limit: int, as_json: bool) -> None:
+def list_jobs(status: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """List jobs, the newest first.
 
     Series that are still arriving stand before them.
     """
     with job_table(settings_in_force()) as table:
-        found = views.jobs(table, status=Status(status) if status else None, limit=limit)
+        found = views.jobs(
+            table,
+            status=Status(status) if status else None,
+            state=State(state) if state else None,
+            limit=limit,
+        )
     if as_json:
         write_json(found)
     else:
@@ -105,7 +116,7 @@ def row_of(job: dict[str, Any]) -> tuple[object, ...]:
     receiving = job["status"] == Status.RECEIVING
     return (
         "" if receiving else job["id"],
-        job["status"],
+        standing_of(job["status"], job["state"]),
         f"{job['progress']:.0%}",
         job["instances"],
         job["route"],
@@ -159,7 +170,11 @@ def _span(seconds: float) -> str:
 def _write_shadow(shadow: dict[str, Any]) -> None:
     place = f"shadow {shadow['model']}, job {shadow['id']}"
     if shadow["dice"] is None:
-        click.echo(printable(f"{place}: {shadow['status']}: {shadow['reason']}"))
+        click.echo(
+            printable(
+                f"{place}: {standing_of(shadow['status'], shadow['state'])}: {shadow['reason']}"
+            )
+        )
         return
     click.echo(printable(f"{place}: Dice {shadow['dice']:.3f} of all that is segmented"))
     rows = [

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from osteon.errors import StaleTransition
 from osteon.http.node import OfNode, address_of
-from osteon.pipeline.job import Stage, Status
+from osteon.pipeline.job import Stage, State, Status
 from osteon.pipeline.reroute import reroute, retry
 from osteon.pipeline.table import jobs, series, views
 
@@ -94,6 +94,7 @@ class ShadowView(BaseModel):
     model: str
     status: Status
     reason: str
+    state: str = Field(description="What it is doing.")
     dice: float | None = Field(
         ge=0, le=1, description="Of all that is segmented, against the first's; null until then."
     )
@@ -120,11 +121,14 @@ class JobList(BaseModel):
 def list_jobs(
     node: OfNode,
     status: Annotated[Status | None, Query(description="Only these.")] = None,
+    state: Annotated[
+        State | None, Query(description="Only these; `cancelled` ones have the status `failed`.")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     before: Annotated[int | None, Query(ge=1, le=2**62, description="Only older jobs.")] = None,
 ) -> JobList:
     """List series that are still receiving, then jobs, the newest first."""
-    found = views.jobs(node.table, status=status, limit=limit, before=before)
+    found = views.jobs(node.table, status=status, state=state, limit=limit, before=before)
     page = [JobView.model_validate(job) for job in found]
     last = page[-1].id if len(page) == limit else None
     if last is None:

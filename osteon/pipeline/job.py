@@ -143,6 +143,14 @@ def status_of(stage: Stage, state: State) -> Status:
     return Status.WAITING if waits else Status.RUNNING
 
 
+def standing_of(status: str, state: str) -> str:
+    """Return what lists call a job: its status, or that it was cancelled or superseded.
+
+    The status of a cancelled one is ``failed``, though nothing has gone wrong with it.
+    """
+    return state if state in {State.CANCELLED, State.SUPERSEDED} else status
+
+
 def progress_of(stage: Stage, state: State, fraction: float = 0.0) -> float:
     """Return the share of the route that is behind a job, 0 to 1.
 

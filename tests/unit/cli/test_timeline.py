@@ -53,6 +53,7 @@ STORY: dict[str, Any] = {
         {
             "id": "1",
             "status": "done",
+            "state": "done",
             "reason": "delivered to pacs",
             "since": None,
             "until": None,
