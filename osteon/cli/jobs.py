@@ -92,9 +92,10 @@ def show(name: str, as_json: bool) -> None:
     click.echo(f"{'series':<10}{job['series_instance_uid']} generation {job['generation']}")
     ahead = f"{job['ahead']} jobs of its source enter before it"
     told = {key: job[key] and local_time(job[key]) for key in ("since", "until")}
-    for key, words in (told | {"ahead": job["ahead"] and ahead}).items():
+    where = {"worker": job["worker"]}
+    for key, words in (where | told | {"ahead": job["ahead"] and ahead}).items():
         if words:
-            click.echo(f"{key:<10}{words}")
+            click.echo(printable(f"{key:<10}{words}"))
     click.echo(f"{'progress':<10}{job['progress']:.0%}")
     click.echo(f"{'instances':<10}{job['instances']}")
     click.echo(f"{'updated':<10}{local_time(job['updated'])}")

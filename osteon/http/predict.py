@@ -43,6 +43,9 @@ class JobView(BaseModel):
     until: str | None = Field(description="When it is over or looked at again, if that is known.")
     instances: int = Field(description="Number of instances held.")
     attempt: int = Field(description="Grows with every stage that a worker takes; no failures.")
+    worker: str | None = Field(
+        description="What runs it now: a slot of this host, or a worker of the cluster."
+    )
     created: str = Field(description="ISO 8601, UTC.")
     updated: str
 

@@ -83,12 +83,18 @@ def admit(table: Table, job: Row, why: str, at: float | None = None) -> None:
 
 
 def claim(table: Table, job: Row, worker: str, lease_s: float) -> int:
-    """Take a job's lease for a worker and return its fencing token, the attempt."""
+    """Take a job's lease for a worker and return its fencing token, the attempt.
+
+    Parameters
+    ----------
+    worker : str
+        Its name; "" where it is not known yet.
+    """
     with table.write():
-        move(table, job, Event.CLAIM, who="dispatcher", why=f"runs on {worker}")
+        move(table, job, Event.CLAIM, who="dispatcher", why=f"runs on {worker or 'a worker'}")
         table.change(
             "UPDATE job SET attempt = attempt + 1, lease_until = ?, worker = ? WHERE id = ?",
-            (table.clock() + lease_s, worker, job["id"]),
+            (table.clock() + lease_s, worker or None, job["id"]),
         )
     return int(job["attempt"]) + 1
 

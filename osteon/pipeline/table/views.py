@@ -244,6 +244,7 @@ def _predict_series(waits: Waits, series: Row) -> dict[str, Any]:
         "progress": 0.0,
         "instances": series["instances"],
         "attempt": 0,
+        "worker": None,
         "created": iso(series["first"]),
         "updated": iso(series["last"]),
         "results": [],
@@ -274,6 +275,7 @@ def _summary(waits: Waits, job: Row) -> dict[str, Any]:
         "reason": _reason_of(job),
         "instances": job["instances"],
         "attempt": job["attempt"],
+        "worker": job["worker"],
         "created": iso(job["created"]),
         "updated": iso(job["updated"]),
     } | _told(waits.of_job(job))
