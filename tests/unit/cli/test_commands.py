@@ -29,6 +29,13 @@ SPEAKING = {
         "run",
         "purge",
         "shadow",
+        "retry",
+        "cancel",
+        "reroute",
+        "priority",
+        "check",
+        "ca",
+        "watch",
     ),
 }
 

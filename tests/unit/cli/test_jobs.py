@@ -43,6 +43,15 @@ def test_a_cancelled_job_is_shown_as_what_it_is(table: Table) -> None:
     assert "now: job 1 is cancelled: cancelled by ada" in osteon(table, "trace", "1")
 
 
+def test_watch_prints_one_document_of_what_list_and_status_say(table: Table) -> None:
+    add_job(table)
+    said = json.loads(osteon(table, "watch", "--once", "--json"))
+    assert said["counts"]["waiting"] == 1
+    assert said["jobs"] == json.loads(osteon(table, "jobs", "list", "--json"))
+    line = ["watch", "--json", "--config", f"{table.data_dir}/osteon.toml"]
+    assert CliRunner().invoke(cli, line).exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("line", "state", "said"),
     [
