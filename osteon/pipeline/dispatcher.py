@@ -339,7 +339,7 @@ class Dispatcher:
             return
         self._outcomes.finish(*finished, ahead=running.out != made_in)
         if job["stage"] == Stage.ENCODE:
-            self._ahead.forget(job["series_id"])
+            self._ahead.let_go(job)
 
 
 def _has_begun(steps: Sequence[_Step]) -> bool:
