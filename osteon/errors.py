@@ -13,6 +13,7 @@ where its library lives.
     │   └── InvalidUIDError      a UID breaks the rules of PS3.5 9.1
     ├── TableError               the job table refused
     │   ├── StaleTransition      the row was no longer in the state it should leave
+    │   ├── NotRunnableError     the job cannot run again as it is, or no route takes its series
     │   └── NotFoundError        no such job, series or file
     ├── VolumeError              the series is not one volume, or its pixels are damaged
     ├── StageError               a stage failed; another attempt may succeed
@@ -110,6 +111,13 @@ class TableError(OsteonError):
 class StaleTransition(TableError):  # noqa: N818 - it is an event, not a fault
     """The row had already left the state that this update wanted to leave."""
 
+    http_status = 409
+
+
+class NotRunnableError(TableError):
+    """The job cannot run again as it is: the message says why, and what can be asked instead."""
+
+    retryable = False
     http_status = 409
 
 

@@ -146,6 +146,7 @@ class ThreadEngine:
         self.reason = ""
         self.fractions: dict[Future[StageReport], float] = {}
         self._busy: dict[int, Chain] = {}
+        self._given: set[Future[StageReport]] = set()
         self._pool = ThreadPoolExecutor(8 * slots)
 
     @property
@@ -178,6 +179,7 @@ class ThreadEngine:
         if self._queue and self.free:
             chain = self._queue.pop(0)
             self._busy[chain.number] = chain
+            self._given.update(chain.futures)
             chain.begin()
             self._begin(chain)
 
@@ -193,6 +195,9 @@ class ThreadEngine:
 
     def progress(self, future: Future[StageReport]) -> float:
         return self.fractions.get(future, 0.0)
+
+    def worker(self, future: Future[StageReport]) -> str:
+        return "threads" if future in self._given else ""
 
     def kill(self, future: Future[StageReport]) -> None:
         for chain in list(self._busy.values()):

@@ -106,6 +106,9 @@ class SimulatedEngine:
                 return min(1.0, (self._clock() - playing.began) / playing.part.seconds)
         return 0.0
 
+    def worker(self, future: "Future[StageReport]") -> str:
+        return "" if any(future in chain.futures for chain in self._queue) else "simulated"
+
     def close(self) -> None:
         self._queue.clear()
         self._playing.clear()

@@ -31,11 +31,12 @@ from hypothesis.stateful import (
     rule,
 )
 
-from osteon.config.settings import Settings
+from osteon.config.settings import Priority, Settings
 from osteon.errors import (
     DeliveryError,
     DeliveryRefusedError,
     ModelError,
+    NotRunnableError,
     OsteonError,
     StageError,
     StaleTransition,
@@ -84,6 +85,9 @@ LEGAL = {
     **{("cancel", state): "cancelled" for state in (WAITING, RUNNING, BACKOFF)},
     **{("supersede", state): "superseded" for state in (WAITING, RUNNING, BACKOFF)},
     **{("rerun", state): WAITING for state in ("done", "failed", "rejected", "cancelled")},
+    ("prioritize", WAITING): WAITING,
+    ("prioritize", BACKOFF): BACKOFF,
+    **{("reroute", state): WAITING for state in ("done", "failed", "rejected", "cancelled")},
 }
 
 
@@ -272,15 +276,23 @@ class Pipeline(RuleBasedStateMachine):
         """Somebody cancels a job or runs it again."""
         found = self.person.rows("SELECT * FROM job ORDER BY id")
         if found:
-            with suppress(StaleTransition):
+            with suppress(StaleTransition, NotRunnableError):
                 event(self.person, found[number % len(found)], "ada")
+
+    @rule(number=st.integers(0, 5), to=st.sampled_from(Priority))
+    def set_priority(self, number: int, to: Priority) -> None:
+        """Somebody gives a job that waits another class."""
+        found = self.person.rows("SELECT * FROM job ORDER BY id")
+        if found:
+            with suppress(StaleTransition):
+                jobs.prioritize(self.person, found[number % len(found)], to, "ada")
 
     @rule(number=st.integers(0, 2))
     def run_again(self, number: int) -> None:
         """Somebody has what is done run again, and it gets on."""
         found = self.person.rows("SELECT * FROM job WHERE state = 'done' ORDER BY id")
         if found:
-            with suppress(StaleTransition):
+            with suppress(StaleTransition, NotRunnableError):
                 jobs.rerun(self.person, found[number % len(found)], "ada")
             self.work(6)
 

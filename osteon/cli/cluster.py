@@ -15,7 +15,8 @@ from typing import Any
 import click
 
 from osteon.cli.logging import configure_logging
-from osteon.cli.options import config_option, example, settings_in_force
+from osteon.cli.options import config_option, example, json_option, settings_in_force
+from osteon.cli.output import write_json
 from osteon.cli.toml import to_toml
 from osteon.config.extras import load_extra
 from osteon.config.load import load_settings
@@ -37,6 +38,7 @@ def command() -> None:
     )
 )
 @config_option
+@json_option
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
     "--name",
@@ -49,7 +51,7 @@ def command() -> None:
     "--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="Scheduler's."
 )
 @click.option("--renew", is_flag=True, help="Replace certificates that are there.")
-def ca(folder: Path, names: tuple[str, ...], port: int, renew: bool) -> None:
+def ca(folder: Path, names: tuple[str, ...], port: int, renew: bool, as_json: bool) -> None:
     """Issue a certificate to each host, and write its configuration."""
     certificates = load_extra("osteon.pipeline.clusters.certificates", EXTRA, "osteon cluster")
     folder = folder.absolute()
@@ -59,7 +61,7 @@ def ca(folder: Path, names: tuple[str, ...], port: int, renew: bool) -> None:
     authority = certificates.Authority(folder)
     first = f"[{hosts[0][0]}]" if ":" in hosts[0][0] else hosts[0][0]
     scheduler = _scheduler_of(folder) or f"tls://{first}:{port}"
-    click.echo(f"{folder}/ca.pem  {'new' if authority.is_new else 'as it was'}")
+    issues = []
     for host in hosts:
         issued = authority.issue(host, renew=renew)
         section = {
@@ -70,7 +72,14 @@ def ca(folder: Path, names: tuple[str, ...], port: int, renew: bool) -> None:
         }
         config = folder / f"{issued.name}.toml"
         config.write_text(to_toml({"cluster": section}), encoding="utf-8")
-        click.echo(f"{issued.certificate}  for {', '.join(host)} until {issued.expires:%Y-%m-%d}")
+        expires = f"{issued.expires:%Y-%m-%d}"
+        issues.append({"names": host, "config": str(config), "expires": expires, **section})
+    if as_json:
+        write_json({"ca": str(authority.certificate), "new": authority.is_new, "hosts": issues})
+        return
+    click.echo(f"{folder}/ca.pem  {'new' if authority.is_new else 'as it was'}")
+    for one in issues:
+        click.echo(f"{one['certificate']}  for {', '.join(one['names'])} until {one['expires']}")
     click.echo(
         f"Copy ca.pem and a host's own three files to {folder} there; ca.key stays here.\n"
         f"The node takes the section of its .toml into its own configuration."

@@ -42,23 +42,24 @@ def show(as_json: bool) -> None:
 
 @command.command(epilog=example("osteon config check && systemctl restart osteon.target"))
 @config_option
-def check() -> None:
+@json_option
+def check(as_json: bool) -> None:
     """Check every key, and that what it names is there.
 
     That is folders, files, certificates and models. It prints OK, or one line per fault.
     """
-    wrong = faults_of_file(chosen_config())
-    _tell(wrong, "of the settings are wrong: nothing would start")
-    # Here alone, since the models bring torch, which takes seconds to load.
-    from osteon.cli.checks import faults_of  # noqa: PLC0415 - see above
+    faults = faults_of_file(chosen_config())
+    summary = "of the settings are wrong: nothing would start"
+    if not faults:
+        # Here alone, since the models bring torch, which takes seconds to load.
+        from osteon.cli.checks import faults_of  # noqa: PLC0415 - see above
 
-    _tell(faults_of(settings_in_force()), "of the settings do not hold on this machine")
-    click.echo("OK")
-
-
-def _tell(faults: list[str], summary: str) -> None:
-    for fault in faults:
-        click.echo(fault)
+        faults = faults_of(settings_in_force())
+        summary = "of the settings do not hold on this machine"
+    if as_json:
+        write_json({"file": find_config(chosen_config()), "ok": not faults, "faults": faults})
+    else:
+        click.echo("\n".join(faults) or "OK")
     if faults:
         raise ConfigError(f"{len(faults)} {summary}")
 

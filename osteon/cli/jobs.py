@@ -1,14 +1,13 @@
 """``osteon jobs``: what the node works on, and what a person can do about it."""
 
-import getpass
 import sys
 import time
-from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any
 
 import click
 
+from osteon.cli import jobactions
 from osteon.cli.options import (
     config_option,
     example,
@@ -19,11 +18,8 @@ from osteon.cli.options import (
 )
 from osteon.cli.output import local_time, printable, write_json, write_table
 from osteon.cli.segments import write_segments
-from osteon.errors import StaleTransition
-from osteon.pipeline.job import State, Status
-from osteon.pipeline.table import jobs, views
-from osteon.pipeline.table.connection import Row, Table
-from osteon.pipeline.table.names import jobs_named
+from osteon.pipeline.job import State, Status, standing_of
+from osteon.pipeline.table import views
 
 COLUMNS = (
     *("id", "status", "progress", "instances", "route", "updated", "accession", "gen", "series"),
@@ -34,7 +30,11 @@ _UID_TAIL = 12  # At a terminal; in a pipe and in JSON a UID is whole.
 
 @click.group(name="jobs", epilog=example("osteon jobs list"))
 def command() -> None:
-    """List, show, retry and cancel jobs."""
+    """List and show jobs; retry, reroute, prioritize or cancel them."""
+
+
+for action in (jobactions.retry, jobactions.reroute, jobactions.priority, jobactions.cancel):
+    command.add_command(action)
 
 
 @command.command(name="list", epilog=example("osteon jobs list --status failed --json"))
@@ -46,14 +46,25 @@ def command() -> None:
     metavar="STATUS",
     help=f"Only these: {', '.join(Status)}.",
 )
+@click.option(
+    "--state",
+    type=click.Choice([s.value for s in State]),
+    metavar="STATE",
+    help="Only these: what they are doing, or how they ended; cancelled, for example.",
+)
 @number_option("--limit", 1, 10_000, 50, "How many.")
-def list_jobs(status: str | None, limit: int, as_json: bool) -> None:
+def list_jobs(status: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """List jobs, the newest first.
 
     Series that are still arriving stand before them.
     """
     with job_table(settings_in_force()) as table:
-        found = views.jobs(table, status=Status(status) if status else None, limit=limit)
+        found = views.jobs(
+            table,
+            status=Status(status) if status else None,
+            state=State(state) if state else None,
+            limit=limit,
+        )
     if as_json:
         write_json(found)
     else:
@@ -82,9 +93,10 @@ def show(name: str, as_json: bool) -> None:
     click.echo(f"{'series':<10}{job['series_instance_uid']} generation {job['generation']}")
     ahead = f"{job['ahead']} jobs of its source enter before it"
     told = {key: job[key] and local_time(job[key]) for key in ("since", "until")}
-    for key, words in (told | {"ahead": job["ahead"] and ahead}).items():
+    where = {"worker": job["worker"]}
+    for key, words in (where | told | {"ahead": job["ahead"] and ahead}).items():
         if words:
-            click.echo(f"{key:<10}{words}")
+            click.echo(printable(f"{key:<10}{words}"))
     click.echo(f"{'progress':<10}{job['progress']:.0%}")
     click.echo(f"{'instances':<10}{job['instances']}")
     click.echo(f"{'updated':<10}{local_time(job['updated'])}")
@@ -100,57 +112,12 @@ def show(name: str, as_json: bool) -> None:
         _write_shadow(shadow)
 
 
-@command.command(epilog=example("osteon jobs retry 17", "osteon jobs retry A4711"))
-@config_option
-@click.argument("name", metavar="ID|ACCESSION")
-def retry(name: str) -> None:
-    """Run a finished job again on the same input.
-
-    It goes by a job, a series or study UID, or an accession number; of several jobs those are run
-    that failed or were cancelled. The result keeps its UIDs.
-    """
-    again = (State.FAILED, State.CANCELLED)
-    _each(name, again, "has failed or was cancelled", jobs.rerun, "waits to run again")
-
-
-@command.command(epilog=example("osteon jobs cancel 17", "osteon jobs cancel A4711"))
-@config_option
-@click.argument("name", metavar="ID|ACCESSION")
-def cancel(name: str) -> None:
-    """Stop a job that is not finished.
-
-    It goes by a job, a series or study UID, or an accession number; of several jobs all are stopped
-    that are not finished.
-    """
-    unfinished = tuple(state for state in State if not state.final)
-    _each(name, unfinished, "is unfinished", jobs.cancel, "is cancelled")
-
-
-def _each(
-    name: str,
-    states: Collection[State],
-    condition: str,
-    act: Callable[[Table, Row, str], None],
-    done: str,
-) -> None:
-    """Do something to the job that a name means; of several, to those in one of some states."""
-    with job_table(settings_in_force()) as table:
-        meant = jobs_named(table, name)
-        chosen = meant if len(meant) == 1 else [job for job in meant if job["state"] in states]
-        if not chosen:
-            ids = ", ".join(str(job["id"]) for job in meant)
-            raise StaleTransition(f"of {name}, none of the jobs {ids} {condition}: name one")
-        for job in chosen:
-            act(table, job, _who())
-            click.echo(f"job {job['id']} {done}")
-
-
 def row_of(job: dict[str, Any]) -> tuple[object, ...]:
     """Return a job as a row under `COLUMNS`."""
     receiving = job["status"] == Status.RECEIVING
     return (
         "" if receiving else job["id"],
-        job["status"],
+        standing_of(job["status"], job["state"]),
         f"{job['progress']:.0%}",
         job["instances"],
         job["route"],
@@ -204,7 +171,11 @@ def _span(seconds: float) -> str:
 def _write_shadow(shadow: dict[str, Any]) -> None:
     place = f"shadow {shadow['model']}, job {shadow['id']}"
     if shadow["dice"] is None:
-        click.echo(printable(f"{place}: {shadow['status']}: {shadow['reason']}"))
+        click.echo(
+            printable(
+                f"{place}: {standing_of(shadow['status'], shadow['state'])}: {shadow['reason']}"
+            )
+        )
         return
     click.echo(printable(f"{place}: Dice {shadow['dice']:.3f} of all that is segmented"))
     rows = [
@@ -220,11 +191,3 @@ def _words(delivery: dict[str, Any]) -> str:
     if delivery["next_attempt"]:
         words += f", next at {local_time(delivery['next_attempt'])}"
     return printable(f"{words}: {delivery['reason']}" if delivery["reason"] else words)
-
-
-def _who() -> str:
-    """Name the person in the job's record."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as in a container
-        return "command line"

@@ -122,6 +122,9 @@ def diff(new: Path, days: float, exit_code: bool, as_json: bool) -> None:
             f" {changes[Change.GAINED]} newly taken, {changes[Change.LOST]} no longer taken,"
             f" {changes[Change.OTHER]} taken otherwise"
         )
+        if changes[Change.GAINED]:
+            cure = "`osteon jobs reroute --gained` takes the newly taken ones"
+            click.echo(f"when {printable(new)} is in force, {cure}")
     if exit_code and found.differences:
         raise OsteonError(f"{new} would decide {len(found.differences)} series otherwise")
 

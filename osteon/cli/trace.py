@@ -11,6 +11,7 @@ from osteon.cli.jobs import wait_of
 from osteon.cli.options import config_option, example, job_table, json_option, settings_in_force
 from osteon.cli.output import local_time, printable, write_json
 from osteon.errors import NotFoundError
+from osteon.pipeline.job import standing_of
 from osteon.pipeline.table import associations, views
 from osteon.pipeline.table.reception import UPLOAD_AE_TITLE
 
@@ -63,7 +64,8 @@ def lines_of(story: dict[str, Any]) -> Iterator[str]:
     if story["state"] == "receiving":
         yield f"  now: waits for {story['waits_for']}{wait_of(story)}"
     for job in story["jobs"]:
-        yield f"  now: job {job['id']} is {job['status']}: {job['reason']}{wait_of(job)}"
+        standing = standing_of(job["status"], job["state"])
+        yield f"  now: job {job['id']} is {standing}: {job['reason']}{wait_of(job)}"
         for result in job["results"]:
             for delivery in result["deliveries"]:
                 said = f": {delivery['reason']}" if delivery["reason"] else ""

@@ -70,7 +70,10 @@ class ScpSettings(Section):
 
 
 class SourceSettings(Section):
-    """A peer that may send. Where none is listed, any caller on loopback may."""
+    """A peer that may send. Where none is listed, any caller on loopback may.
+
+    One that calls from several addresses is listed once for each; all else must then be the same.
+    """
 
     ae_title: AETitle = Field(description="Calling AE title.")
     address: str | None = Field(

@@ -34,7 +34,9 @@ class PipelineSettings(Section):
         " auto is two a slot and at least 8.",
     )
     models_max: dict[str, Annotated[int, Field(ge=1)]] = Field(
-        {}, description="Jobs between admission and delivery by model, as in `{ lungs = 1 }`."
+        {},
+        description="Jobs between admission and delivery by model, as in `{ lungs = 1 }`; a model"
+        " that no route uses is an error.",
     )
     memory_gb: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
         "auto",

@@ -6,6 +6,7 @@ none changes it. The sections stand by subject in ``peers.py``, ``routing.py`` a
 reference`` as the documentation.
 """
 
+import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Self
@@ -98,6 +99,30 @@ class Settings(BaseSettings):
             unknown = [name for name in route.destinations or () if name not in names]
             for name in unknown:
                 yield f"route {route.name!r} sends to {name!r}, which no [[destination]] is named"
+        yield from self._source_faults()
+        yield from self._limit_faults()
+
+    def _source_faults(self) -> Iterator[str]:
+        """Name sources of one AE title that differ: of a job only the title is known."""
+        for number, source in enumerate(self.source):
+            first = next(s for s in self.source if s.ae_title == source.ae_title)
+            same = first.model_copy(update={"address": source.address})
+            differ = [k for k, value in source if value != getattr(same, k)]
+            if differ:
+                yield (
+                    f"source[{number}] is {source.ae_title!r} as another one is, but has another"
+                    f" {', '.join(differ)}: of several with one AE title only the address may"
+                    " differ; give them the same, or one another AE title"
+                )
+
+    def _limit_faults(self) -> Iterator[str]:
+        """Name limits of models that no route uses: they would silently hold nothing back."""
+        used = sorted({m for route in self.routes for m in (route.model, *route.shadow)})
+        for name in self.pipeline.models_max:
+            if name not in used:
+                close = difflib.get_close_matches(name, used, n=1)
+                cure = f"did you mean {close[0]!r}?" if close else f"used are {', '.join(used)}"
+                yield f"pipeline.models_max names {name!r}, a model that no route uses; {cure}"
 
     @property
     def routes(self) -> tuple[RouteSettings, ...]:

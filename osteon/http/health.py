@@ -103,7 +103,8 @@ class StatusCollector(Collector):
             ("shadow_failed", "Shadows among the failed jobs.", view.shadow_failed),
         ):
             yield GaugeMetricFamily(f"osteon_{name}", text, value)
-        yield _labelled("jobs", "Jobs, and series still receiving.", "status", view.jobs)
+        jobs = "Jobs by status, cancelled ones by themselves, and series still receiving."
+        yield _labelled("jobs", jobs, "status", view.jobs)
         deliveries = dict.fromkeys(STATES, 0) | view.deliveries
         yield _labelled("deliveries", "Results on their way.", "state", deliveries)
         yield _labelled("role_up", "Whether a role answers.", "role", view.roles.model_dump())

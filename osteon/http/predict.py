@@ -11,8 +11,9 @@ from pydantic import BaseModel, Field
 
 from osteon.errors import StaleTransition
 from osteon.http.node import OfNode, address_of
-from osteon.pipeline.job import Stage, Status
-from osteon.pipeline.table import jobs, views
+from osteon.pipeline.job import Stage, State, Status
+from osteon.pipeline.reroute import reroute, retry
+from osteon.pipeline.table import jobs, series, views
 
 router = APIRouter(prefix="/api/v1/predict", tags=["Predict"])
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"description": "No such job or series."}}
@@ -42,6 +43,9 @@ class JobView(BaseModel):
     until: str | None = Field(description="When it is over or looked at again, if that is known.")
     instances: int = Field(description="Number of instances held.")
     attempt: int = Field(description="Grows with every stage that a worker takes; no failures.")
+    worker: str | None = Field(
+        description="What runs it now: a slot of this host, or a worker of the cluster."
+    )
     created: str = Field(description="ISO 8601, UTC.")
     updated: str
 
@@ -66,7 +70,7 @@ class ResultView(BaseModel):
     sha256: str
     sop_instance_uid: str | None
     created: str
-    superseded: str | None = Field(description="When a newer generation took its place.")
+    superseded: str | None = Field(description="When a newer result took its place.")
     deliveries: list[DeliveryView]
 
 
@@ -120,6 +124,7 @@ class ShadowView(BaseModel):
     model: str
     status: Status
     reason: str
+    state: str = Field(description="What it is doing.")
     dice: float | None = Field(
         ge=0, le=1, description="Of all that is segmented, against the first's; null until then."
     )
@@ -146,11 +151,14 @@ class JobList(BaseModel):
 def list_jobs(
     node: OfNode,
     status: Annotated[Status | None, Query(description="Only these.")] = None,
+    state: Annotated[
+        State | None, Query(description="Only these; `cancelled` ones have the status `failed`.")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     before: Annotated[int | None, Query(ge=1, le=2**62, description="Only older jobs.")] = None,
 ) -> JobList:
     """List series that are still receiving, then jobs, the newest first."""
-    found = views.jobs(node.table, status=status, limit=limit, before=before)
+    found = views.jobs(node.table, status=status, state=state, limit=limit, before=before)
     page = [JobView.model_validate(job) for job in found]
     last = page[-1].id if len(page) == limit else None
     if last is None:
@@ -168,13 +176,28 @@ def predict(name: str, node: OfNode) -> PredictView:
     "/{name}",
     status_code=202,
     response_description="It waits for its turn again.",
-    responses=_UNKNOWN | {409: {"description": "It has not come to its end yet."}},
+    responses=_UNKNOWN
+    | {409: {"description": "It has not come to its end yet, or cannot run; `retryable` says so."}},
 )
-def predict_again(name: str, request: Request, node: OfNode) -> PredictView:
-    """Run the same input again; the result keeps its UIDs and no new generation is made."""
+def predict_again(
+    name: str,
+    request: Request,
+    node: OfNode,
+    by_present_routes: Annotated[
+        bool,
+        Query(alias="reroute", description="Ask the present routes, as `osteon jobs reroute`."),
+    ] = False,
+) -> PredictView:
+    """Run the same input again; the result keeps its UIDs and no new generation is made.
+
+    Of a series that no route took, the present routes are asked.
+    """
     known = views.predict(node.table, name)
     if not known["id"].isdecimal():
         raise StaleTransition(f"series {name} is still receiving: it runs when it is complete")
-    job = jobs.get(node.table, int(known["id"]))
-    jobs.rerun(node.table, job, f"http {address_of(request)}")
+    job, who = jobs.get(node.table, int(known["id"])), f"http {address_of(request)}"
+    if by_present_routes:
+        reroute(node.settings, node.table, series.get(node.table, job["series_id"]), who)
+        return PredictView.model_validate(views.predict(node.table, known["series_instance_uid"]))
+    retry(node.settings, node.table, job, who)
     return PredictView.model_validate(views.predict(node.table, known["id"]))

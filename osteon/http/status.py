@@ -71,7 +71,9 @@ class StatusView(BaseModel):
     instances: int
     series: int
     associations: int
-    jobs: dict[str, int] = Field(description="Status → how many.")
+    jobs: dict[str, int] = Field(
+        description="Status → how many; cancelled ones, whose status is `failed`, by themselves."
+    )
     deliveries: dict[str, int] = Field(description="State → how many.")
     shadow: list[ShadowSummary]
     shadow_unfinished: int = Field(description="Of the jobs, shadows that are not finished.")

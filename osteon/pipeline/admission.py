@@ -48,9 +48,7 @@ def _judge(settings: Settings, table: Table, row: Row, gone: float | None) -> No
         return
     study = series.of_study(table, row["study_instance_uid"])
     siblings = [row, *(s for s in study if s["series_instance_uid"] != row["series_instance_uid"])]
-    cost, input_bytes = cost_of(row["header"], instances)
-    routed = _route(settings, row, instances, siblings)
-    new_jobs = [replace(job, cost=cost, input_bytes=input_bytes) for job in routed]
+    new_jobs = jobs_of(settings, row, instances, siblings)
     if any(_is_chosen(settings, job) for job in new_jobs):
         # Of series that wait for each other none is open at the latest of their due times.
         dues = [_open_until(settings, table, s, now, gone) for s in siblings if s is not row]
@@ -63,7 +61,7 @@ def _judge(settings: Settings, table: Table, row: Row, gone: float | None) -> No
         ids = series.complete(table, row, verdict.why, new_jobs)
         if settings.pipeline.generations is Generations.REPLACE:
             for job in new_jobs:
-                _supersede_earlier(table, row, job)
+                supersede_earlier(table, row, job)
     log.info("series complete", series=row["series_instance_uid"], jobs=ids, why=verdict.why)
 
 
@@ -117,11 +115,33 @@ def _open_until(
     return None if verdict.complete else verdict.due
 
 
-def _supersede_earlier(table: Table, row: Row, job: NewJob) -> None:
+def supersede_earlier(table: Table, row: Row, job: NewJob) -> None:
+    """End what the route of a new job has not finished of the series' earlier generations."""
     if job.rejected is not None:
         return  # Nothing takes the place of what the earlier generation became.
     for earlier in lines.earlier_unfinished(table, row, job.route):
         jobs.supersede(table, earlier, f"superseded by generation {row['generation']}")
+
+
+def jobs_of(
+    settings: Settings, row: Row, instances: Sequence[Row], siblings: Sequence[Row]
+) -> list[NewJob]:
+    """Ask the routes what a series becomes.
+
+    Parameters
+    ----------
+    instances, siblings : sequence of Row
+        Its input, and the newest generation of every series of its study, itself among them.
+
+    Returns
+    -------
+    list of NewJob
+        One for each route that takes it or passes it over for another series of its study; a
+        rejected one of the route `NO_ROUTE` where there is none.
+    """
+    cost, input_bytes = cost_of(row["header"], instances)
+    routed = _route(settings, row, instances, siblings)
+    return [replace(job, cost=cost, input_bytes=input_bytes) for job in routed]
 
 
 def _route(

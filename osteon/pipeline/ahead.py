@@ -1,14 +1,18 @@
 """Work ahead: a series that looks whole is run while its quiet time still lasts.
 
 Receiving series of the table enter and stage requests leave to slots that no job needs. When the
-series is complete, its job finds here what was done for exactly its input, and takes it over:
+series is complete, its jobs find here what was done for exactly their input, and take it over:
 delivery alone has waited. What turns out to be of no use costs time of an idle slot and nothing
 else; nothing of this is on record, and a restart forgets it.
+
+Where a route takes one series of a study, it is run that would be taken of what is held by now; one
+that still arrives counts as if it had no end. When another one is chosen, the guess is dropped.
 """
 
+import itertools
 import shutil
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from osteon.config.settings import Settings
@@ -16,8 +20,8 @@ from osteon.pipeline.admission import candidate_of, input_digest, slice_of
 from osteon.pipeline.completeness import missing_slices
 from osteon.pipeline.job import WORKER_STAGES, Stage
 from osteon.pipeline.routes import INSTANCES as COUNT
-from osteon.pipeline.routes import decide
-from osteon.pipeline.table import series
+from osteon.pipeline.routes import decide, decide_in_study
+from osteon.pipeline.table import lines, series
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.workers.engine import Engine
 from osteon.pipeline.workers.request import CacheSettings, SliceRequest, StageReport, StageRequest
@@ -29,32 +33,52 @@ KEPT_S = 600.0  # How long a job may wait for the throttler before what was done
 SLICES_MAX = 16  # At once, so that a job never waits long for the slot.
 EARLY_TIMEOUT_S = 120.0
 NO_JOB = 0
+ENDLESS = 2**31  # Instances that a series may come to have while it arrives.
+Study = frozenset[tuple[int, float, bool]]
 
 
 @dataclass
 class _Run:
-    """What was done for one input set; one without inputs says that nothing is to be done."""
+    """What was done for one input set; one without inputs says that nothing is to be done.
+
+    Attributes
+    ----------
+    study : frozenset
+        Of each series of its study the row, its last instance, and whether it still arrives, by
+        which it was chosen; empty where no route compares.
+    models : tuple of str
+        Of the routes that will take it, in their order.
+    """
 
     row: Row
     since: float
     folder: Path
+    study: Study
+    models: tuple[str, ...]
     inputs: tuple[Path, ...] = ()
     input_sha256: str = ""
-    model: str = ""
-    stages: dict[Stage, Future[StageReport]] = field(default_factory=dict)
+    stages: dict[tuple[str, Stage], Future[StageReport]] = field(default_factory=dict)
 
     @property
-    def next_stage(self) -> Stage | None:
-        """The stage that can run now: the first one not begun, if all before it went well."""
-        if not self.inputs:
-            return None
-        for stage in WORKER_STAGES:
-            future = self.stages.get(stage)
-            if future is None:
-                return stage
-            if not future.done() or future.exception() is not None:
-                return None
+    def next_step(self) -> tuple[str, Stage] | None:
+        """The model and stage that can run now: one not begun, if all before it went well."""
+        for model in self.models if self.inputs else ():
+            for stage in WORKER_STAGES:
+                future = self.stages.get((model, stage))
+                if future is None:
+                    return model, stage
+                if not future.done() or future.exception() is not None:
+                    break
         return None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a stage has not come to its end."""
+        return any(not future.done() for future in self.stages.values())
+
+    def out(self, model: str, stage: Stage) -> Path:
+        """Return where a stage of a model writes to."""
+        return self.folder / str(self.models.index(model)) / stage
 
 
 @dataclass
@@ -87,6 +111,9 @@ class Ahead:
         self._runs: dict[int, _Run] = {}
         self._deadlines: dict[Future[StageReport], float] = {}
         self._arriving: dict[int, _Arriving] = {}
+        self._forgotten: list[_Run] = []  # of which a stage still runs, and writes
+        self._numbers = itertools.count(1)
+        self._compares = any(route.series != "all" for route in settings.routes)
         self._early_routes = [
             route.model_copy(update={"match": {k: v for k, v in route.match.items() if k != COUNT}})
             for route in settings.routes
@@ -100,6 +127,7 @@ class Ahead:
         for future, kill_at in self._deadlines.items():
             if now >= kill_at:
                 self._engine.kill(future)
+        self._clear_forgotten()
         for series_id, run in list(self._runs.items()):
             if self._is_outdated(run, now):
                 self.forget(series_id)
@@ -108,9 +136,9 @@ class Ahead:
         self._plan_settled(now)
         self._hold_arriving(now)
         for run in self._runs.values():
-            stage = run.next_stage
-            if stage is not None and self._engine.free:
-                self._begin(run, stage, now)
+            step = run.next_step
+            if step is not None and self._engine.free:
+                self._begin(run, *step, now)
 
     def _hold_arriving(self, now: float) -> None:
         """Have a free slot read the slices that have come of a series that is still arriving."""
@@ -147,19 +175,30 @@ class Ahead:
         A stage that failed is not handed out: the job runs it itself.
         """
         run = self._runs.get(job["series_id"])
-        if run is None or (run.input_sha256, run.model) != (job["input_sha256"], job["model"]):
+        if run is None or run.input_sha256 != job["input_sha256"]:
             return None
-        stage = Stage(job["stage"])
-        future = run.stages.get(stage)
+        model, stage = job["model"], Stage(job["stage"])
+        future = run.stages.get((model, stage))
         if future is None or (future.done() and future.exception() is not None):
             return None
-        return future, run.folder / stage
+        return future, run.out(model, stage)
 
     def forget(self, series_id: int) -> None:
         """Remove what was done for a series; a stage that still runs ends in vain."""
         run = self._runs.pop(series_id, None)
         if run is not None:
+            self._forgotten.append(run)
+            self._clear_forgotten()
+
+    def _clear_forgotten(self) -> None:
+        for run in self._forgotten:
             shutil.rmtree(run.folder, ignore_errors=True)
+        self._forgotten = [run for run in self._forgotten if run.is_running]
+
+    def let_go(self, job: Row) -> None:
+        """Note that a job needs no more what was done for it; other models' jobs may yet."""
+        if not lines.has_unfinished(self._table, job["series_id"]):
+            self.forget(job["series_id"])
 
     @property
     def finished(self) -> bool:
@@ -172,48 +211,73 @@ class Ahead:
 
     def _is_outdated(self, run: _Run, now: float) -> bool:
         row = series.get(self._table, run.row["id"])
-        return bool(row["last"] != run.row["last"]) or now - run.since > KEPT_S
+        if row["last"] != run.row["last"] or now - run.since > KEPT_S:
+            return True
+        # It is complete, and another one was taken instead, or a person has ended its jobs.
+        return row["state"] == "complete" and not lines.has_unfinished(self._table, row["id"])
 
     def _plan_settled(self, now: float) -> None:
-        active = sum(bool(run.inputs) for run in self._runs.values())
-        for row in series.settled(self._table):
-            if active >= RUNS_MAX or not self._engine.free:
-                return
-            if row["id"] not in self._runs:
-                folder = self._table.data_dir / WORK / AHEAD / f"{row['id']}-{row['last']:.6f}"
+        rows = series.settled(self._table)
+        settled = {row["id"] for row in rows}
+        for row in rows:
+            known = self._runs.get(row["id"])
+            if known is not None and not self._compares:
+                continue
+            study = self._study_of(row) if self._compares else []
+            seen = frozenset((s["id"], s["last"], _arrives(s, settled)) for s in study)
+            if known is not None and known.study == seen:
+                continue
+            models = self._models_of(row, study, settled)
+            if known is not None and known.models == models:
+                known.study = seen
+                continue
+            self.forget(row["id"])
+            active = sum(bool(run.inputs) for run in self._runs.values())
+            if active < RUNS_MAX and self._engine.free:
+                folder = self._table.data_dir / WORK / AHEAD / f"{row['id']}-{next(self._numbers)}"
                 # First: a series that cannot be judged is judged once.
-                run = self._runs[row["id"]] = _Run(row, now, folder)
+                run = self._runs[row["id"]] = _Run(row, now, folder, seen, models)
                 self._plan(run)
-                active += bool(run.inputs)
+
+    def _study_of(self, row: Row) -> list[Row]:
+        return series.of_study(self._table, row["study_instance_uid"])
+
+    def _models_of(self, row: Row, study: list[Row], settled: set[int]) -> tuple[str, ...]:
+        """Return the models of the routes that would take a settled series by what is held."""
+        candidates = [
+            replace(candidate_of(s), instances=ENDLESS) if _arrives(s, settled) else candidate_of(s)
+            for s in study
+        ]
+        decisions = decide_in_study(self._settings.routes, candidate_of(row), candidates)
+        return tuple(dict.fromkeys(d.route.model for d in decisions if d.taken))
 
     def _plan(self, run: _Run) -> None:
         """Give a run its inputs, if its series looks whole and a route will take it."""
-        row = run.row
-        taken = [
-            decision.route
-            for decision in decide(self._settings.routes, candidate_of(row))
-            if decision.taken and decision.route.series == "all"
-        ]
-        instances = series.input_of(self._table, row)
-        if not taken or missing_slices([slice_of(instance) for instance in instances]):
+        instances = series.input_of(self._table, run.row)
+        if not run.models or missing_slices([slice_of(instance) for instance in instances]):
             return
-        run.model, run.input_sha256 = taken[0].model, input_digest(instances)
+        run.input_sha256 = input_digest(instances)
         run.inputs = tuple(self._table.data_dir / instance["path"] for instance in instances)
 
-    def _begin(self, run: _Run, stage: Stage, now: float) -> None:
+    def _begin(self, run: _Run, model: str, stage: Stage, now: float) -> None:
         request = StageRequest(
             job_id=NO_JOB,
             stage=stage,
             attempt=0,
-            out=run.folder / stage,
+            out=run.out(model, stage),
             inputs=run.inputs,
-            outputs={done: run.folder / done for done in run.stages},
-            model=run.model,
+            outputs={done: run.out(of, done) for of, done in run.stages if of == model},
+            model=model,
             models_dir=self._settings.pipeline.models_dir,
             input_sha256=run.input_sha256,
             content_at=run.row["last"],
             cache=self._cache,
         )
         future = self._engine.submit(request)
-        run.stages[stage] = future
+        run.stages[model, stage] = future
         self._deadlines[future] = now + self._settings.pipeline.stage_timeout_s
+
+
+def _arrives(row: Row, settled: set[int]) -> bool:
+    """Whether more of a series may well be on its way."""
+    return row["state"] == "receiving" and row["id"] not in settled

@@ -57,6 +57,7 @@ class _Running:
     renew_at: float
     rest: list[_Step]  # what follows in its chain, each with the next attempt
     begun: bool  # it has not while its worker is still loading
+    worker: str  # its name
     killed: str = ""
     fraction: float = 0.0  # of its progress, as it stands in the table
 
@@ -136,10 +137,9 @@ class Dispatcher:
             ahead = self._ahead.take(job)
             with suppress(StaleTransition):  # A person has cancelled it meanwhile.
                 if ahead is not None:
-                    self._start(self._claim(job), [_Step(*ahead)])
+                    self._begin(job, [_Step(*ahead)])
                 elif self._engine.free:
-                    claimed = self._claim(job)
-                    self._start(claimed, self._hand_over(claimed, claimed["attempt"]))
+                    self._begin(job)
                 elif self._make_room(job):
                     self._offers[job["id"]] = _Offer(job, self._hand_over(job, job["attempt"] + 1))
                 elif not shadows:
@@ -222,8 +222,18 @@ class Dispatcher:
                 return
         shutil.rmtree(folder, ignore_errors=True)
 
-    def _claim(self, job: Row) -> Row:
-        jobs.claim(self._table, job, "local", self._limits.lease_s)
+    def _begin(self, job: Row, steps: list[_Step] | None = None) -> None:
+        """Claim a job, and hand it over first where the engine has nothing of it yet."""
+        known = "" if steps is None else self._engine.worker(steps[0].future)
+        claimed = self._claim(job, known)
+        steps = steps or self._hand_over(claimed, claimed["attempt"])
+        worker = known or self._engine.worker(steps[0].future)
+        self._start(claimed, steps, worker)
+        if worker != known:  # It is under way by then: nobody waits for this to be written.
+            workers.note_worker(self._table, claimed["id"], claimed["attempt"], worker)
+
+    def _claim(self, job: Row, worker: str) -> Row:
+        jobs.claim(self._table, job, worker, self._limits.lease_s)
         return jobs.get(self._table, job["id"])
 
     def _hand_over(self, job: Row, attempt: int) -> list[_Step]:
@@ -250,7 +260,7 @@ class Dispatcher:
             if _has_begun(offer.steps):
                 del self._offers[offer.job["id"]]
                 try:
-                    self._start(self._claim(offer.job), offer.steps)
+                    self._begin(offer.job, offer.steps)
                 except StaleTransition as stale:
                     log.info("too late", job=offer.job["id"], why=stale.message)
                     self._stop(offer.steps)
@@ -258,7 +268,7 @@ class Dispatcher:
                 self._withdraw(offer)
 
     def _still_waits(self, job: Row) -> bool:
-        same = ("state", "stage", "attempt")
+        same = ("state", "stage", "attempt", "priority")
         with suppress(NotFoundError):
             now = jobs.get(self._table, job["id"])
             return all(now[name] == job[name] for name in same)
@@ -270,7 +280,7 @@ class Dispatcher:
             if not step.future.done():
                 self._engine.kill(step.future)
 
-    def _start(self, job: Row, steps: list[_Step]) -> None:
+    def _start(self, job: Row, steps: list[_Step], worker: str) -> None:
         """Note that the first of some steps runs, for the present attempt of a job."""
         now = self._table.clock()
         first, rest = steps[0], steps[1:]
@@ -278,7 +288,7 @@ class Dispatcher:
         kill_at = now + self._limits.stage_timeout_s + (0.0 if begun else LOADING_MAX_S)
         renew_at = now + self._limits.lease_s / RENEWALS_PER_LEASE
         self._running[first.future] = _Running(
-            job, job["attempt"], first.out, kill_at, renew_at, rest, begun
+            job, job["attempt"], first.out, kill_at, renew_at, rest, begun, worker
         )
 
     def _has_news(self) -> bool:
@@ -320,16 +330,16 @@ class Dispatcher:
     def _finish(self, running: _Running, report: StageReport) -> None:
         job, made_in = running.job, running.out
         running.out = self._outcomes.adopt(job, running.attempt, made_in)
-        finished = (job, running.attempt, running.out, report)
+        finished = (job, running.attempt, running.out, report, running.worker)
         if running.rest:
             with self._table.write():  # In one go: the worker is at the next stage already.
                 self._outcomes.finish(*finished, ahead=False)
-                following = self._claim(jobs.get(self._table, job["id"]))
-            self._start(following, running.rest)
+                following = self._claim(jobs.get(self._table, job["id"]), running.worker)
+            self._start(following, running.rest, running.worker)
             return
         self._outcomes.finish(*finished, ahead=running.out != made_in)
         if job["stage"] == Stage.ENCODE:
-            self._ahead.forget(job["series_id"])
+            self._ahead.let_go(job)
 
 
 def _has_begun(steps: Sequence[_Step]) -> bool:

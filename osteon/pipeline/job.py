@@ -37,7 +37,7 @@ class State(StrEnum):
     FAILED = "failed"  # attempts are used up or the failure is for good; a person may retry
     REJECTED = "rejected"  # its input cannot be processed, and the reason says why
     CANCELLED = "cancelled"  # a person stopped it
-    SUPERSEDED = "superseded"  # a newer generation took its place before it was done
+    SUPERSEDED = "superseded"  # a newer generation or route took its place before it was done
 
     @property
     def final(self) -> bool:
@@ -64,9 +64,11 @@ class Event(StrEnum):
     FAIL = "fail"  # the observer: attempts used up, or a failure for good
     REJECT = "reject"  # the observer: the input cannot be processed
     CANCEL = "cancel"  # a person
-    SUPERSEDE = "supersede"  # the observer: a newer generation is complete
+    SUPERSEDE = "supersede"  # the observer: a newer generation is complete; a person: rerouted
     RESTORE = "restore"  # the observer: what took its place has come to nothing
     RERUN = "rerun"  # a person: run the same input again
+    PRIORITIZE = "prioritize"  # a person: it has another priority class, and waits on
+    REROUTE = "reroute"  # a person: run it as the present routes say, by another model perhaps
 
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
@@ -92,6 +94,12 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.FAILED, Event.RERUN): State.WAITING,
     (State.REJECTED, Event.RERUN): State.WAITING,
     (State.CANCELLED, Event.RERUN): State.WAITING,
+    (State.WAITING, Event.PRIORITIZE): State.WAITING,
+    (State.BACKOFF, Event.PRIORITIZE): State.BACKOFF,
+    (State.DONE, Event.REROUTE): State.WAITING,
+    (State.FAILED, Event.REROUTE): State.WAITING,
+    (State.REJECTED, Event.REROUTE): State.WAITING,
+    (State.CANCELLED, Event.REROUTE): State.WAITING,
 }
 
 
@@ -100,6 +108,7 @@ STAGES_OF: dict[Event, tuple[Stage, ...]] = {
     Event.ADMIT: (Stage.ADMISSION,),
     Event.CLAIM: WORKER_STAGES,
     Event.COMPLETE: (Stage.DELIVER,),
+    Event.PRIORITIZE: (Stage.ADMISSION, *WORKER_STAGES),
 }
 
 
@@ -132,6 +141,14 @@ def status_of(stage: Stage, state: State) -> Status:
         return Status.DELIVERING
     waits = stage is Stage.ADMISSION or (stage is Stage.PREDICTION and state is not State.RUNNING)
     return Status.WAITING if waits else Status.RUNNING
+
+
+def standing_of(status: str, state: str) -> str:
+    """Return what lists call a job: its status, or that it was cancelled or superseded.
+
+    The status of a cancelled one is ``failed``, though nothing has gone wrong with it.
+    """
+    return state if state in {State.CANCELLED, State.SUPERSEDED} else status
 
 
 def progress_of(stage: Stage, state: State, fraction: float = 0.0) -> float:

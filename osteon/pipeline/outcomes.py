@@ -59,7 +59,14 @@ class Outcomes:
         return own if out == own else link_files(out, own)
 
     def finish(
-        self, job: Row, attempt: int, out: Path, report: StageReport, *, ahead: bool
+        self,
+        job: Row,
+        attempt: int,
+        out: Path,
+        report: StageReport,
+        worker: str,
+        *,
+        ahead: bool,
     ) -> None:
         """Move a job on whose stage went well; what it encoded is published.
 
@@ -67,6 +74,8 @@ class Outcomes:
         ----------
         out : Path
             The attempt's own folder.
+        worker : str
+            Who ran it: a slot, or a worker of the cluster.
         ahead : bool
             Whether the stage was run before its job was there.
 
@@ -78,7 +87,8 @@ class Outcomes:
             A result could not be published.
         """
         table = self._table
-        why = f"{report.why} in {report.seconds:.1f} s{', ahead' if ahead else ''}"
+        seconds, early = report.seconds, ", ahead" if ahead else ""
+        why = f"{report.why} in {seconds:.1f} s on {worker}{early}"
         log.info(
             "stage finished",
             job=job["id"],

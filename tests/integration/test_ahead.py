@@ -1,6 +1,7 @@
 """Work done ahead: used when the series is complete, and of no harm when it is not."""
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,13 @@ class Stages:
 def start(tmp_path: Path) -> Iterator[Start]:
     nodes = []
 
-    def make(stages: Stages | None = None, **pipeline: object) -> Node:
+    def make(
+        stages: Stages | None = None, routes: Sequence[object] = (), **pipeline: object
+    ) -> Node:
         settings = Settings(
             data_dir=tmp_path / "data",
             scp={"quiet_s": QUIET_S},
+            route=routes,
             pipeline={"disk_reserve_gb": 0.0, **pipeline},
         )
         nodes.append(Node(settings.data_dir, settings, ThreadEngine(stages or Stages())))
@@ -139,6 +143,114 @@ def test_slices_are_read_as_they_come_each_once(start: Start) -> None:
         assert node.observer.tick()
     node.tick_until(lambda: len(stages.early) == 40)
     assert len(set(stages.early)) == 40
+
+
+def slices_of(request: StageRequest) -> int:
+    return len(request.inputs)
+
+
+def ahead_of(node: Node) -> list[tuple[int, str, Stage]]:
+    """What was begun ahead: how many slices, by which model, and the stage."""
+    asked = (r for r in node.engine.requests if isinstance(r, StageRequest) and not r.job_id)
+    return [(slices_of(r), r.model, r.stage) for r in asked]
+
+
+def tick_idle(node: Node, seconds: float = SETTLED_S) -> None:
+    """Let some quiet time pass, and whatever is begun in it come to its end."""
+    node.clock.advance(seconds)
+    for _ in range(8):
+        assert node.observer.tick()
+        node.tick_until(lambda: node.engine.free == node.engine.slots)
+
+
+THINNEST = {"name": "thin", "series": "thinnest", "match": {"instances": {"min": 4}}}
+LARGEST = {"name": "large", "series": "largest"}
+BONE = "builtin:bone"
+
+
+def test_the_thinnest_series_by_what_is_held_is_run_ahead(start: Start) -> None:
+    node = start(routes=[THINNEST])
+    store_slices(node.intake, range(1, 8), series="1.2.3.1", SliceThickness=5)
+    store_slices(node.intake, range(1, 6), series="1.2.3.2", SliceThickness=1)
+    tick_idle(node)
+    assert ahead_of(node) == [(5, BONE, stage) for stage in WORKER]
+    node.clock.advance(QUIET_S)
+    node.tick_until(lambda: {job["state"] for job in node.jobs()} == {"done", "rejected"})
+    assert len(begun(node)) == 3, "the job has taken over what was done"
+
+
+def test_a_thinner_series_that_has_only_begun_is_waited_for(start: Start) -> None:
+    node = start(routes=[THINNEST])
+    store_slices(node.intake, range(1, 8), series="1.2.3.1", SliceThickness=5)
+    node.clock.advance(SETTLED_S)
+    store_slices(node.intake, [1, 2], series="1.2.3.2", SliceThickness=1)  # Too few as yet.
+    tick_idle(node, 0.1)
+    assert ahead_of(node) == []
+    tick_idle(node)
+    assert ahead_of(node) == [(7, BONE, stage) for stage in WORKER], "it has come to no more"
+
+
+def test_while_another_series_still_arrives_none_is_the_largest(start: Start) -> None:
+    node = start(routes=[LARGEST])
+    store_slices(node.intake, range(1, 8), series="1.2.3.1")
+    node.clock.advance(SETTLED_S)
+    store_slices(node.intake, [1, 2], series="1.2.3.2")
+    tick_idle(node, 0.1)
+    assert ahead_of(node) == []
+    store_slices(node.intake, range(3, 10), series="1.2.3.2")
+    tick_idle(node)
+    assert ahead_of(node) == [(9, BONE, stage) for stage in WORKER]
+
+
+def test_a_wrong_guess_is_dropped_and_leaves_nothing(start: Start) -> None:
+    node = start(routes=[THINNEST])
+    store_slices(node.intake, range(1, 8), series="1.2.3.1", SliceThickness=5)
+    tick_idle(node)
+    assert {n for n, _, _ in ahead_of(node)} == {7}
+    store_slices(node.intake, range(1, 6), series="1.2.3.2", SliceThickness=1)
+    tick_idle(node)
+    assert ahead_of(node)[3:] == [(5, BONE, stage) for stage in WORKER]
+    assert len(list((node.data_dir / "work" / "ahead").iterdir())) == 1
+    node.clock.advance(QUIET_S)
+    node.tick_until(lambda: {job["state"] for job in node.jobs()} == {"done", "rejected"})
+    assert len(begun(node)) == 6
+    assert not list((node.data_dir / "work" / "ahead").iterdir())
+
+
+def test_every_route_that_takes_a_series_is_run_ahead(start: Start) -> None:
+    node = start(routes=[{"name": "a"}, {"name": "b", "model": "other"}])
+    store_slices(node.intake, range(1, 6))
+    tick_idle(node)
+    wanted = [(5, model, stage) for model in (BONE, "other") for stage in WORKER]
+    assert ahead_of(node) == wanted
+    outputs = [r.outputs for r in node.engine.requests if getattr(r, "stage", "") == Stage.ENCODE]
+    assert not set(outputs[0].values()) & set(outputs[1].values())
+    node.clock.advance(QUIET_S)
+    node.tick_until(lambda: [job["state"] for job in node.jobs()] == ["done", "done"])
+    assert len(begun(node)) == 6
+    assert not list((node.data_dir / "work" / "ahead").iterdir())
+
+
+def test_what_still_writes_when_it_is_forgotten_is_removed_at_its_end(start: Start) -> None:
+    go = threading.Event()
+
+    class Slow(Stages):
+        def __call__(self, request: StageRequest | SliceRequest) -> StageReport:
+            if isinstance(request, StageRequest):
+                assert go.wait(30)
+            return super().__call__(request)
+
+    node = start(Slow(), routes=[THINNEST])
+    store_slices(node.intake, range(1, 8), series="1.2.3.1", SliceThickness=5)
+    node.clock.advance(SETTLED_S)
+    node.tick_until(lambda: ahead_of(node))
+    store_slices(node.intake, range(1, 6), series="1.2.3.2", SliceThickness=1)
+    node.clock.advance(SETTLED_S)
+    assert node.observer.tick()
+    go.set()
+    node.tick_until(lambda: len(ahead_of(node)) == 4 and node.engine.free == node.engine.slots)
+    assert {n for n, _, _ in ahead_of(node)[1:]} == {5}
+    assert len(list((node.data_dir / "work" / "ahead").iterdir())) == 1
 
 
 def test_a_restart_forgets_and_does_it_again(start: Start) -> None:

@@ -83,6 +83,7 @@ def _hang(cluster: Cluster, engine: ClusterEngine, data_dir: Path) -> Future[Sta
     cluster.worker("gpu2").resume()
     wait_until(lambda: any(future.done() for future in futures), 30)
     hanging, done = sorted(futures, key=lambda future: future.done())
+    assert (engine.worker(hanging)[:4], engine.worker(done)[:4]) == ("gpu1", "gpu2")
     assert done.result().seconds > 0
     return hanging
 

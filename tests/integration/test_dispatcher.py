@@ -61,6 +61,26 @@ def offered(node: Node) -> list[int]:
     return [chain.requests[0].job_id for chain in node.engine._queue]
 
 
+def test_the_table_says_on_which_worker_a_job_runs_and_ran(node, held):
+    for number in (1, 2):
+        send(node, number)
+    node.tick_until(lambda: held.entered == [1])
+    first = views.predict(node.table, "1")
+    assert (first["worker"], first["reason"]) == ("threads", "runs on threads")
+    assert views.predict(node.table, "2")["worker"] is None
+    held.go.release()
+    held.go.release()
+    node.tick_until(lambda: states(node) == ["done", "done"])
+    for name in ("1", "2"):
+        (story,) = views.trace(node.table, name)
+        finished = [e["why"] for e in story["events"] if e["event"] == "finish"]
+        assert len(finished) == 3
+        assert all(why.endswith(" s on threads") for why in finished), finished
+        assert story["jobs"][0]["worker"] is None
+        claimed = [e["why"] for e in story["events"] if e["event"] == "claim"]
+        assert claimed[1:] == ["runs on threads"] * 2
+
+
 def test_a_job_runs_when_its_chain_has_begun_and_not_before(node, held):
     for number in (1, 2, 3):
         send(node, number)

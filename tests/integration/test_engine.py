@@ -53,9 +53,12 @@ def test_a_worker_killed_at_any_time_is_lost_once_and_the_slot_works_again(engin
     assert engine.free == 0
     with pytest.raises(RuntimeError, match="no slot"):
         engine.submit(request(tmp_path))
+    assert engine.worker(loading) == "slot 1"
+    assert engine.worker(Future()) == ""
     engine.kill(loading)
     with pytest.raises(WorkerLostError, match="worker process died"):
         loading.result(10)
+    assert engine.worker(loading) == "slot 1"
     wait_until(lambda: engine.free == 1, 5)
     second = engine.submit(request(tmp_path, attempt=2))
     with pytest.raises(OsteonError) as caught:

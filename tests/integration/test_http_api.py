@@ -360,6 +360,34 @@ def test_a_series_that_is_still_receiving_does_not_run_again(served: Served) -> 
     assert "still receiving" in str(found["detail"])
 
 
+def test_a_series_that_no_route_takes_says_that_a_retry_is_of_no_use(served: Served) -> None:
+    served.client.post(FILES, content=dicom_file())
+    add_routeless(served.table)
+    for query in ("", "?reroute=true"):
+        found = problem_of(served.client.post(f"{PREDICT}/{SERIES}{query}"), 409)
+        assert found["retryable"] is False
+        assert found["type"] == "/api/docs#not-runnable"
+        assert str(found["detail"]).endswith("bone: instances is 1, below 2")
+
+
+def test_a_series_that_no_route_took_runs_by_the_present_ones(served: Served) -> None:
+    served.client.post(FILES, content=zip_of({str(n): dicom_file(n) for n in (1, 2)}))
+    add_routeless(served.table)
+    again = served.client.post(f"{PREDICT}/{SERIES}")
+    assert (again.status_code, again.json()["status"]) == (202, "waiting")
+    assert (again.json()["id"], again.json()["route"]) == ("1", "bone")
+    # Asked once more, the routes find the job that they gave.
+    same = served.client.post(f"{PREDICT}/1?reroute=true").json()
+    assert (same["id"], same["status"]) == ("1", "waiting")
+
+
+def add_routeless(table: Table) -> None:
+    """Close the one series that is receiving as a configuration did that had no route for it."""
+    (row,) = table.rows("SELECT * FROM series")
+    new = NewJob("none", "", 2, "[]", "ab" * 32, rejected="no route takes it")
+    series.complete(table, row, "complete", [new])
+
+
 def test_pages_of_jobs(served: Served) -> None:
     uids = [f"1.2.3.{n}" for n in range(1, 6)]
     served.client.post(FILES, content=zip_of({uid: dicom_file(1, series=uid) for uid in uids}))

@@ -12,7 +12,13 @@ from pydicom import dcmread
 from structlog.testing import capture_logs
 
 from osteon.config.settings import Settings
-from osteon.errors import ModelError, OutOfResourcesError, StageError, StaleTransition, VolumeError
+from osteon.errors import (
+    ModelError,
+    NotRunnableError,
+    OutOfResourcesError,
+    StageError,
+    VolumeError,
+)
 from osteon.pipeline import outcomes
 from osteon.pipeline.completeness import RETURN_WAIT_S
 from osteon.pipeline.instances.spool import free_bytes
@@ -468,7 +474,7 @@ def test_a_superseded_result_is_not_made_again(make):
     node.tick_until_state("done", 1)
     node.receive([4])
     node.tick_until_state("done", 2)
-    with pytest.raises(StaleTransition, match="superseded"):
+    with pytest.raises(NotRunnableError, match="superseded"):
         job_table.rerun(node.table, job_table.get(node.table, 1), "ada")
     assert "superseded by a newer generation" in views.predict(node.table, "1")["reason"]
 

@@ -1,6 +1,7 @@
 """What docs/cluster.md hands out: units and a manifest that hold, commands and keys that exist."""
 
 import configparser
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -47,6 +48,20 @@ def test_commands_exist_with_their_options(words: list[str]) -> None:
         assert found is not None
         command = found
     command.make_context("osteon", list(words), resilient_parsing=False)
+
+
+def test_the_authority_answers_in_json(tmp_path: Path) -> None:
+    line = ["cluster", "ca", str(tmp_path), "--name", "node1,10.0.0.1", "--name", "gpu1", "--json"]
+    told = [
+        json.loads(CliRunner().invoke(cli, [*line, *more]).stdout) for more in ([], ["--renew"])
+    ]
+    assert [one["new"] for one in told] == [True, False]
+    assert told[0]["ca"] == f"{tmp_path}/ca.pem"
+    assert [host["names"] for host in told[0]["hosts"]] == [["node1", "10.0.0.1"], ["gpu1"]]
+    for host in told[0]["hosts"]:
+        assert host["scheduler"] == "tls://node1:8786"
+        assert all(Path(host[key]).is_file() for key in ("config", "certificate", "key", "ca"))
+        assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", host["expires"])
 
 
 @pytest.mark.parametrize("version", ["1.30", "1.34"])

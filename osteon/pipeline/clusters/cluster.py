@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import structlog
 from distributed import Client, KilledWorker
@@ -82,6 +83,7 @@ class ClusterEngine:
         self._lock = threading.Lock()
         self._workers: dict[str, str] = {}  # address → name
         self._runs: dict[int, _Run] = {}  # by the chain's number
+        self._names: WeakKeyDictionary[Future[StageReport], str] = WeakKeyDictionary()
         self._held: dict[str, tuple[str, str]] = {}  # address → whose files the worker holds
         self._client: Client | None = None
         self._restarting: asyncio.Task[None] | None = None
@@ -138,6 +140,7 @@ class ClusterEngine:
             self._held[worker] = work
             chain.begin()
             run = self._runs[chain.number] = _Run(chain, worker, self._workers[worker])
+            self._names.update(dict.fromkeys(chain.futures, run.name))
         self._loop.call_soon_threadsafe(self._begin, run)
         return chain.futures
 
@@ -159,6 +162,11 @@ class ClusterEngine:
         with self._lock:
             runs = self._runs.values()
             return next((r.chain.fraction for r in runs if r.chain.present is future), 0.0)
+
+    def worker(self, future: "Future[StageReport]") -> str:
+        """Return the name that the worker of a request has in the cluster, also when it is over."""
+        with self._lock:
+            return self._names.get(future, "")
 
     def close(self) -> None:
         """Leave the cluster; the scheduler ends the workers of what is still running."""

@@ -86,8 +86,13 @@ def _0008_listening(db: Database) -> None:
 
 
 @migrations()
-def _0011_associations(db: Database) -> None:
-    _run(db, "0011_associations.sql")
+def _0009_reroute(db: Database) -> None:
+    _run(db, "0009_reroute.sql")
+
+
+@migrations()
+def _0010_associations(db: Database) -> None:
+    _run(db, "0010_associations.sql")
 
 
 def _run(db: Database, file: str) -> None:

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from osteon.errors import NotFoundError, StaleTransition
+from osteon.config.settings import Priority
+from osteon.errors import NotFoundError, NotRunnableError, StaleTransition
 from osteon.pipeline.job import STAGES_OF, Event, Stage, State, next_state
 from osteon.pipeline.table import lines, shadow
 from osteon.pipeline.table.connection import Row, Table
+from osteon.pipeline.table.moves import move, record_move
 
 
 @dataclass(frozen=True)
@@ -76,17 +78,23 @@ def admit(table: Table, job: Row, why: str, at: float | None = None) -> None:
         By which time it stands in line for a worker, in seconds since 1970; now where absent.
     """
     with table.write():
-        _move(table, job, Event.ADMIT, who="throttler", why=why, stage=Stage.PREDICTION)
+        move(table, job, Event.ADMIT, who="throttler", why=why, stage=Stage.PREDICTION)
         table.change("UPDATE job SET admitted = coalesce(?, updated) WHERE id = ?", (at, job["id"]))
 
 
 def claim(table: Table, job: Row, worker: str, lease_s: float) -> int:
-    """Take a job's lease for a worker and return its fencing token, the attempt."""
+    """Take a job's lease for a worker and return its fencing token, the attempt.
+
+    Parameters
+    ----------
+    worker : str
+        Its name; "" where it is not known yet.
+    """
     with table.write():
-        _move(table, job, Event.CLAIM, who="dispatcher", why=f"runs on {worker}")
+        move(table, job, Event.CLAIM, who="dispatcher", why=f"runs on {worker or 'a worker'}")
         table.change(
             "UPDATE job SET attempt = attempt + 1, lease_until = ?, worker = ? WHERE id = ?",
-            (table.clock() + lease_s, worker, job["id"]),
+            (table.clock() + lease_s, worker or None, job["id"]),
         )
     return int(job["attempt"]) + 1
 
@@ -106,7 +114,7 @@ def finish(table: Table, job: Row, attempt: int, output: str, why: str) -> None:
     if stage is None:
         raise StaleTransition(f"job {job['id']} is at its last stage")
     with table.write():
-        _move(table, job, Event.FINISH, who="observer", why=why, stage=stage, attempt=attempt)
+        move(table, job, Event.FINISH, who="observer", why=why, stage=stage, attempt=attempt)
         table.change(
             "INSERT INTO output (job_id, stage, attempt, path) VALUES (?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET attempt = excluded.attempt, path = excluded.path",
@@ -124,12 +132,13 @@ def finish_encode(
 ) -> None:
     """Accept the results: record them, open their deliveries, and move the job to deliver.
 
-    What the route made of earlier generations is marked as superseded with it, and these results
-    where a later generation's are there already. Models that are to run beside it follow.
+    What the route made of earlier generations is marked as superseded with it, and what an earlier
+    route made of this one; these results where a later generation's are there already. Models that
+    are to run beside it follow.
     """
     now = table.clock()
     with table.write():
-        _move(
+        move(
             table, job, Event.FINISH, who="observer", why=why, stage=Stage.DELIVER, attempt=attempt
         )
         table.change("UPDATE job SET segments = ? WHERE id = ?", (json.dumps(segments), job["id"]))
@@ -146,12 +155,13 @@ def finish_encode(
                     (result_id, destination, now, now, now),
                 )
         _supersede_results(table, job)
+        supersede_replaced(table, job["id"])
         shadow.follow(table, job)
 
 
 def complete(table: Table, job: Row, why: str) -> None:
     """End a job whose deliveries are all proven."""
-    _move(table, job, Event.COMPLETE, who="observer", why=why)
+    move(table, job, Event.COMPLETE, who="observer", why=why)
 
 
 def retry(
@@ -165,7 +175,7 @@ def retry(
         Whether the attempt counts as a failure: not where the disk was full.
     """
     with table.write():
-        _move(table, job, Event.RETRY, who="observer", why=why, attempt=attempt)
+        move(table, job, Event.RETRY, who="observer", why=why, attempt=attempt)
         table.change(
             "UPDATE job SET failures = failures + ?, not_before = ? WHERE id = ?",
             (int(counts), not_before, job["id"]),
@@ -174,7 +184,7 @@ def retry(
 
 def resume(table: Table, job: Row) -> None:
     """Let a job try again."""
-    _move(table, job, Event.RESUME, who="observer", why="waits for a worker again")
+    move(table, job, Event.RESUME, who="observer", why="waits for a worker again")
 
 
 def resume_due(table: Table) -> None:
@@ -193,7 +203,7 @@ def rescue(table: Table, job: Row, why: str, *, counts: bool = True) -> None:
         Whether the attempt counts as a failure: not where the node was stopped in good order.
     """
     with table.write():
-        _move(table, job, Event.RESCUE, who="observer", why=why)
+        move(table, job, Event.RESCUE, who="observer", why=why)
         table.change(
             "UPDATE job SET failures = failures + ? WHERE id = ?", (int(counts), job["id"])
         )
@@ -201,31 +211,68 @@ def rescue(table: Table, job: Row, why: str, *, counts: bool = True) -> None:
 
 def fail(table: Table, job: Row, why: str) -> None:
     """Give a job up."""
-    _move(table, job, Event.FAIL, who="observer", why=why)
+    move(table, job, Event.FAIL, who="observer", why=why)
 
 
 def reject(table: Table, job: Row, why: str) -> None:
     """End a job whose input cannot be processed."""
-    _move(table, job, Event.REJECT, who="observer", why=why)
+    move(table, job, Event.REJECT, who="observer", why=why)
 
 
-def supersede(table: Table, job: Row, why: str) -> None:
-    """End an unfinished job in favour of a newer generation's."""
+def supersede(table: Table, job: Row, why: str, *, who: str = "observer") -> None:
+    """End an unfinished job in favour of a newer generation's, or of another route's."""
     with table.write():
-        _move(table, job, Event.SUPERSEDE, who="observer", why=why)
+        move(table, job, Event.SUPERSEDE, who=who, why=why)
         _cancel_deliveries(table, job, why)
 
 
 def restore(table: Table, job: Row, why: str) -> None:
     """Let a superseded job go on: what took its place has come to nothing."""
-    _move(table, job, Event.RESTORE, who="observer", why=why, stage=Stage.ADMISSION)
+    move(table, job, Event.RESTORE, who="observer", why=why, stage=Stage.ADMISSION)
 
 
 def cancel(table: Table, job: Row, who: str) -> None:
     """Stop a job for a person."""
     with table.write():
-        _move(table, job, Event.CANCEL, who=who, why=f"cancelled by {who}")
+        move(table, job, Event.CANCEL, who=who, why=f"cancelled by {who}")
         _cancel_deliveries(table, job, f"cancelled by {who}")
+
+
+def prioritize(table: Table, job: Row, to: Priority, who: str) -> bool:
+    """Give a job that waits another priority class; it keeps what it waits for, and since when.
+
+    Returns
+    -------
+    bool
+        Whether it was of another class before.
+
+    Raises
+    ------
+    StaleTransition
+        It does not wait for the throttler, a worker or another attempt; or it is a shadow, which
+        waits behind all classes.
+    """
+    priority = list(Priority).index(to)
+    if job["shadow_of"] is not None:
+        raise StaleTransition(f"job {job['id']} is a shadow: it waits behind all classes")
+    place = Stage(job["stage"]) in STAGES_OF[Event.PRIORITIZE]
+    if next_state(State(job["state"]), Event.PRIORITIZE) is None or not place:
+        raise StaleTransition(
+            f"job {job['id']} is {job['state']} at {job['stage']}: a class means something only to"
+            " what waits for the throttler, a worker or another attempt"
+        )
+    if job["priority"] == priority:
+        return False
+    why = f"{to} instead of {list(Priority)[job['priority']]}, set by {who}"
+    with table.write():
+        changed = table.change(
+            "UPDATE job SET priority = ? WHERE id = ? AND stage = ? AND state = ? AND priority = ?",
+            (priority, job["id"], job["stage"], job["state"], job["priority"]),
+        )
+        if changed != 1:
+            raise StaleTransition(f"job {job['id']} is no longer {job['state']} at {job['stage']}")
+        record_move(table, job, Event.PRIORITIZE, who, why)
+    return True
 
 
 def rerun(table: Table, job: Row, who: str) -> None:
@@ -233,75 +280,45 @@ def rerun(table: Table, job: Row, who: str) -> None:
 
     Raises
     ------
+    NotRunnableError
+        Something newer has taken its place, or no route took it, so that there is nothing to run.
     StaleTransition
-        It is not over, a newer generation's result has taken the place of its own, or no route
-        took it, so that there is nothing to run.
+        It is not over.
     """
-    if table.row("SELECT 1 FROM result WHERE job_id = ? AND superseded IS NOT NULL", (job["id"],)):
-        raise StaleTransition(
-            f"job {job['id']} is of an earlier generation, whose result is superseded:"
-            " run the newest job of its series again"
-        )
+    refuse_replaced(table, job)
     if not job["model"]:
-        raise StaleTransition(f"job {job['id']} was taken by no route: {job['reason']}")
+        raise NotRunnableError(f"job {job['id']} was taken by no route: {job['reason']}")
     with table.write():
-        _move(table, job, Event.RERUN, who=who, why=f"run again by {who}", stage=Stage.ADMISSION)
+        move(table, job, Event.RERUN, who=who, why=f"run again by {who}", stage=Stage.ADMISSION)
         table.change("UPDATE job SET failures = 0, not_before = 0 WHERE id = ?", (job["id"],))
 
 
-def _move(
-    table: Table,
-    job: Row,
-    event: Event,
-    *,
-    who: str,
-    why: str,
-    stage: Stage | None = None,
-    attempt: int | None = None,
-) -> None:
-    to_state = next_state(State(job["state"]), event)
-    to_stage = stage or Stage(job["stage"])
-    if to_state is None or job["stage"] not in STAGES_OF.get(event, tuple(Stage)):
-        raise StaleTransition(
-            f"job {job['id']} is {job['state']} at {job['stage']}: it cannot {event}"
+def refuse_replaced(table: Table, job: Row) -> None:
+    """Refuse to run a job again whose place another one has taken.
+
+    Raises
+    ------
+    NotRunnableError
+        Two results of one series would stand beside each other.
+    """
+    if job["replaced_by"] is not None:
+        raise NotRunnableError(
+            f"job {job['id']} was replaced by job {job['replaced_by']}: run that one again"
         )
-    now = table.clock()
-    with table.write():
-        changed = table.change(
-            "UPDATE job SET stage = ?, state = ?, reason = ?, updated = ?, lease_until = ?,"
-            " worker = NULL, failures = iif(stage = ?, failures, 0)"
-            " WHERE id = ? AND stage = ? AND state = ? AND attempt = ?",
-            (
-                to_stage,
-                to_state,
-                why,
-                now,
-                now if to_state is State.RUNNING else None,
-                to_stage,
-                job["id"],
-                job["stage"],
-                job["state"],
-                job["attempt"] if attempt is None else attempt,
-            ),
+    if table.row("SELECT 1 FROM result WHERE job_id = ? AND superseded IS NOT NULL", (job["id"],)):
+        raise NotRunnableError(
+            f"job {job['id']} is of an earlier generation, whose result is superseded:"
+            " run the newest job of its series again"
         )
-        if changed != 1:
-            raise StaleTransition(f"job {job['id']} is no longer {job['state']} at {job['stage']}")
-        table.insert(
-            "INSERT INTO transition (at, series_id, job_id, event, from_stage, from_state,"
-            " to_stage, to_state, who, why) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                now,
-                job["series_id"],
-                job["id"],
-                event,
-                job["stage"],
-                job["state"],
-                to_stage,
-                to_state,
-                who,
-                why,
-            ),
-        )
+
+
+def supersede_replaced(table: Table, job_id: int) -> None:
+    """Mark the results of all jobs that a job has replaced, now that its own is there."""
+    table.change(
+        "UPDATE result SET superseded = ? WHERE superseded IS NULL"
+        " AND job_id IN (SELECT id FROM job WHERE replaced_by = ?)",
+        (table.clock(), job_id),
+    )
 
 
 def _upsert_result(table: Table, job: Row, result: NewResult, now: float) -> int:

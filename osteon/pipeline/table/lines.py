@@ -126,6 +126,16 @@ def earlier_unfinished(table: Table, of: Row, route: str) -> list[Row]:
     )
 
 
+def has_unfinished(table: Table, series_id: int) -> bool:
+    """Return whether a series generation has a job, no shadow, that workers still have to do."""
+    row = table.row(
+        "SELECT 1 FROM job WHERE series_id = ? AND shadow_of IS NULL AND stage <> 'deliver'"
+        " AND state IN ('waiting', 'running', 'backoff')",
+        (series_id,),
+    )
+    return row is not None
+
+
 def all_delivered(table: Table) -> list[Row]:
     """Return the jobs at their last stage of which no delivery is under way any more."""
     return table.rows(

@@ -14,7 +14,7 @@ def jobs_named(table: Table, name: str) -> list[Row]:
     ----------
     name : str
         A job id; or a Series or Study Instance UID or an accession number, which mean the jobs of
-        the newest generation of each of their series.
+        the newest generation of each of their series, without those that were replaced.
 
     Raises
     ------
@@ -27,7 +27,8 @@ def jobs_named(table: Table, name: str) -> list[Row]:
         " WHERE (series.series_instance_uid = :name OR study_instance_uid = :name"
         " OR (accession_number = :name AND accession_number <> ''))"
         " AND generation = (SELECT max(generation) FROM series AS any"
-        " WHERE any.series_instance_uid = series.series_instance_uid) ORDER BY job.id",
+        " WHERE any.series_instance_uid = series.series_instance_uid)"
+        " AND job.replaced_by IS NULL ORDER BY job.id",
         {"name": name},
     )
     own = table.row("SELECT * FROM job WHERE id = ?", (_as_id(name),))

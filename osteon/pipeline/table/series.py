@@ -210,10 +210,12 @@ def complete(table: Table, series: Row, why: str, new_jobs: Sequence[NewJob]) ->
         )
         _require_one(changed, series)
         _record(table, series, "complete", "complete", why)
-        return [_create_job(table, series, job, now) for job in new_jobs]
+        return [create_job(table, series, job) for job in new_jobs]
 
 
-def _create_job(table: Table, series: Row, job: NewJob, now: float) -> int:
+def create_job(table: Table, series: Row, job: NewJob, who: str = "observer") -> int:
+    """Create a job of a complete series and return its id."""
+    now = table.clock()
     state = State.WAITING if job.rejected is None else State.REJECTED
     reason = job.rejected or "waits for the throttler"
     job_id = table.insert(
@@ -241,8 +243,8 @@ def _create_job(table: Table, series: Row, job: NewJob, now: float) -> int:
     event = "create" if job.rejected is None else Event.REJECT
     table.insert(
         "INSERT INTO transition (at, series_id, job_id, event, to_stage, to_state, who, why)"
-        " VALUES (?, ?, ?, ?, ?, ?, 'observer', ?)",
-        (now, series["id"], job_id, event, Stage.ADMISSION, state, reason),
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (now, series["id"], job_id, event, Stage.ADMISSION, state, who, reason),
     )
     return job_id
 

@@ -73,12 +73,20 @@ def predict(table: Table, name: str) -> dict[str, Any]:
     )
     if series is None:
         raise NotFoundError(f"{name!r} is neither a job nor a series held here")
-    job = table.row(f"{_JOBS} WHERE series.id = ? ORDER BY job.id LIMIT 1", (series["id"],))
+    job = table.row(
+        f"{_JOBS} WHERE series.id = ? ORDER BY job.replaced_by IS NOT NULL, job.id LIMIT 1",
+        (series["id"],),
+    )
     return _predict_series(Waits(table), series) if job is None else _predict_job(table, job)
 
 
 def jobs(
-    table: Table, *, status: Status | None = None, limit: int = 100, before: int | None = None
+    table: Table,
+    *,
+    status: Status | None = None,
+    state: State | None = None,
+    limit: int = 100,
+    before: int | None = None,
 ) -> list[dict[str, Any]]:
     """Return jobs, the newest first, and before them the series that are still receiving.
 
@@ -86,27 +94,32 @@ def jobs(
     ----------
     status : Status, optional
         Only those.
+    state : State, optional
+        Only those; of the status ``failed``, those that have failed or those that were cancelled.
     before : int, optional
         Only jobs with a lower id: the next page.
     """
-    shown = status in {None, Status.RECEIVING} and before is None
+    shown = status in {None, Status.RECEIVING} and state is None and before is None
     waits = Waits(table)
     found = [_predict_series(waits, row) for row in _receiving(table, limit)] if shown else []
-    ids = _newest(table, status, before or 2**62, limit - len(found))
+    ids = _newest(table, status, state, before or 2**62, limit - len(found))
     marks = ", ".join("?" * len(ids))
     rows = table.rows(f"{_JOBS} WHERE job.id IN ({marks}) ORDER BY job.id DESC", ids) if ids else []
     return found + [_summary(waits, job) for job in rows]
 
 
-def _newest(table: Table, status: Status | None, before: int, limit: int) -> list[int]:
+def _newest(
+    table: Table, status: Status | None, state: State | None, before: int, limit: int
+) -> list[int]:
     """Return the ids of the newest jobs of a status, by indices: most jobs are over and old."""
-    if status is None:
+    if status is None and state is None:
         asked = ["SELECT id FROM job WHERE id < :before"]
     else:
-        pairs = _PAIRS_OF[status]
+        of_status = [p for s, pairs in _PAIRS_OF.items() if status in {None, s} for p in pairs]
+        pairs = [(at, doing) for at, doing in of_status if state in {None, doing}]
         asked = [
-            f"{_OVER} AND state = '{state.value}'"
-            for state in sorted({state for _, state in pairs if state.final})
+            f"{_OVER} AND state = '{over.value}'"
+            for over in sorted({doing for _, doing in pairs if doing.final})
         ]
         places = ", ".join(f"('{a.value}', '{b.value}')" for a, b in pairs if not b.final)
         if places:
@@ -122,11 +135,15 @@ def _newest(table: Table, status: Status | None, before: int, limit: int) -> lis
 
 
 def counts(table: Table) -> dict[str, Any]:
-    """Return how many instances, series, jobs and deliveries are in which state."""
+    """Return how many instances, series, jobs and deliveries are in which state.
+
+    Jobs are counted by status, but for cancelled ones: these have a count of their own.
+    """
     held = tally.counts(table)
-    by_status = {status.value: 0 for status in Status}
+    by_status = {status.value: 0 for status in Status} | {State.CANCELLED.value: 0}
     for (stage, state), count in tally.jobs(table).items():
-        by_status[status_of(stage, state)] += count
+        is_cancelled = state is State.CANCELLED
+        by_status[State.CANCELLED if is_cancelled else status_of(stage, state)] += count
     by_status[Status.RECEIVING] = _count(table, "series WHERE state = 'receiving'")
     return {
         "instances": held.get("instance", 0),
@@ -205,6 +222,7 @@ def _predict_series(waits: Waits, series: Row) -> dict[str, Any]:
         "progress": 0.0,
         "instances": series["instances"],
         "attempt": 0,
+        "worker": None,
         "created": iso(series["first"]),
         "updated": iso(series["last"]),
         "results": [],
@@ -235,6 +253,7 @@ def _summary(waits: Waits, job: Row) -> dict[str, Any]:
         "reason": _reason_of(job),
         "instances": job["instances"],
         "attempt": job["attempt"],
+        "worker": job["worker"],
         "created": iso(job["created"]),
         "updated": iso(job["updated"]),
     } | _told(waits.of_job(job))
@@ -279,6 +298,7 @@ def _shadow(job: Row) -> dict[str, Any]:
     return {
         "id": str(job["id"]),
         "model": job["model"],
+        "state": job["state"],
         "status": status_of(Stage(job["stage"]), State(job["state"])),
         "reason": job["compared_reason"] or job["reason"],
         "dice": job["dice"],
@@ -296,6 +316,8 @@ def _told(wait: Wait | None) -> dict[str, Any]:
 def _reason_of(job: Row) -> str:
     """Say what a job that does not wait is doing, or why it ended."""
     superseded = "; superseded by a newer generation" if job["is_superseded"] else ""
+    if job["replaced_by"] is not None and job["state"] != State.SUPERSEDED:
+        superseded = f"; replaced by job {job['replaced_by']}"
     failed = "1 attempt" if job["failures"] == 1 else f"{job['failures']} attempts"
     retried = f"; {failed} of this stage failed" if job["failures"] else ""
     running = job["state"] == State.RUNNING

@@ -1,6 +1,6 @@
-"""Rows of what workers say of themselves: how far a stage has come, and whether there are slots.
+"""Rows of what workers say of themselves: what each has, how far that is, and if there are slots.
 
-The dispatcher writes them, at most once a second; the status commands and HTTP read them.
+The dispatcher writes them, progress at most once a second; the status commands and HTTP read them.
 """
 
 from collections.abc import Iterable
@@ -45,6 +45,16 @@ def note_progress(table: Table, news: Iterable[tuple[Row, float]]) -> None:
                 " excluded.fraction), stage = excluded.stage, admitted = excluded.admitted",
                 (job["id"], job["stage"], job["admitted"], min(1.0, max(0.0, fraction))),
             )
+
+
+def note_worker(table: Table, job_id: int, attempt: int, worker: str) -> None:
+    """Write down which worker a job runs on that was claimed before one had it."""
+    with table.write():
+        table.change(
+            "UPDATE job SET worker = ?, reason = ? WHERE id = ? AND attempt = ?"
+            " AND state = 'running'",
+            (worker, f"runs on {worker}", job_id, attempt),
+        )
 
 
 def note_engine(table: Table, slots: int, reason: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from osteon.pipeline.workers.request import (
     SliceRequest,
@@ -67,6 +68,9 @@ class Engine(Protocol):
     def progress(self, future: "Future[StageReport]") -> float:
         """Return how far, 0 to 1, a request that runs has come."""
 
+    def worker(self, future: "Future[StageReport]") -> str:
+        """Return the name of the worker that has or had a request; "" where none has it yet."""
+
     def close(self) -> None:
         """End all workers within seconds."""
 
@@ -94,6 +98,7 @@ class LocalEngine:
     ) -> None:
         self._lock = threading.RLock()
         self._queue: deque[Chain] = deque()
+        self._names: WeakKeyDictionary[Future[StageReport], str] = WeakKeyDictionary()
         with self._lock:
             self._spares = Spares(settings)
             self._slots = [Slot(self._spares, self._lock, self._feed) for _ in range(slots)]
@@ -170,6 +175,11 @@ class LocalEngine:
             begun = (chain for slot in self._slots for chain in slot.begun.values())
             return next((c.fraction for c in begun if c.present is future), 0.0)
 
+    def worker(self, future: "Future[StageReport]") -> str:
+        """Return the slot that has or had a request; "" where none has it yet."""
+        with self._lock:
+            return self._names.get(future, "")
+
     def close(self) -> None:
         """End all workers at once: what they were doing is rescued at the next start."""
         with self._lock:
@@ -198,6 +208,8 @@ class LocalEngine:
         for other in self._slots:
             if other.hinted is chain:
                 other.hinted = None
+        name = f"slot {self._slots.index(slot) + 1}"
+        self._names.update(dict.fromkeys(chain.futures, name))
         slot.give(chain)
         self._hint()
 

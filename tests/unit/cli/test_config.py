@@ -154,6 +154,24 @@ def test_check_names_every_disagreement_between_sections(tmp_path: Path) -> None
     assert lines[-1] == "osteon: 7 of the settings are wrong: nothing would start"
 
 
+def test_check_answers_in_json(tmp_path: Path) -> None:
+    path = tmp_path / "osteon.toml"
+    line = ["config", "check", "--config", str(path), "--json"]
+    for text, faults in (
+        (f'data_dir = "{tmp_path}/data"\n', []),
+        ("[http]\nport = 0\n", [f"{path}: http.port: input should be greater than or equal to 1"]),
+        (f'data_dir = "{path}"\n', [f"data_dir: {path} is not a folder"]),
+    ):
+        path.write_text(text)
+        result = CliRunner().invoke(cli, line)
+        said = json.loads(result.stdout)
+        assert (said["file"], said["ok"]) == (str(path), not faults)
+        assert [one.startswith(f) for one, f in zip(said["faults"], faults, strict=True)] == [
+            True for _ in faults
+        ]
+        assert result.exit_code == (2 if faults else 0)
+
+
 def test_check_names_every_fault_of_the_machine(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
     (tmp_path / "token").write_text("\n")

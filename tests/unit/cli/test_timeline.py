@@ -61,6 +61,7 @@ STORY: dict[str, Any] = {
         {
             "id": "1",
             "status": "done",
+            "state": "done",
             "reason": "delivered to pacs",
             "since": None,
             "until": None,

@@ -93,6 +93,22 @@ WRONG = [
     (f'[[destination]]\nname = "p"\n{PEER}' * 2, "settings", "'p' is listed twice: rename one"),
     ('[[route]]\nname = "r"\n' * 2, "settings", "'r' is listed twice: rename one"),
     (
+        '[pipeline]\nmodels_max = { lugns = 1 }\n[[route]]\nname = "r"\nshadow = "lungs"',
+        "settings",
+        "names 'lugns', a model that no route uses; did you mean 'lungs'?",
+    ),
+    (
+        "[pipeline]\nmodels_max = { zebra = 1 }",
+        "settings",
+        "names 'zebra', a model that no route uses; used are builtin:bone",
+    ),
+    (
+        '[[source]]\nae_title = "CT1"\naddress = "10.0.0.5"\n'
+        '[[source]]\nae_title = "CT1"\naddress = "10.0.0.6"\nquiet_s = 9\npriority = "stat"',
+        "settings",
+        "source[1] is 'CT1' as another one is, but has another priority, quiet_s: of several",
+    ),
+    (
         '[[route]]\nname = "r"\ndestinations = ["x"]',
         "settings",
         "sends to 'x', which no [[destination]] is named",

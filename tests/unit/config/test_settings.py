@@ -41,6 +41,12 @@ def test_short_forms_of_conditions():
     }
 
 
+def test_one_source_may_call_from_several_addresses():
+    several = [{"ae_title": "A", "address": f"10.0.0.{n}", "weight": 2} for n in (1, 2)]
+    settings = Settings(source=[*several, {"ae_title": "B"}])
+    assert [source.address for source in settings.source] == ["10.0.0.1", "10.0.0.2", None]
+
+
 def test_the_default_route_has_the_configured_model():
     (route,) = Settings(pipeline={"model": "my:model"}).routes
     assert route.model == "my:model"

@@ -35,7 +35,7 @@ def test_limits_are_the_settings_or_follow_from_slots_and_host():
             {"ae_title": "CT", "weight": 3.0, "running_max": 2},
             {"ae_title": "MR"},
         ],
-        pipeline={"running_max": 3, "models_max": {"lungs": 1}, "memory_gb": 4},
+        pipeline={"running_max": 3, "models_max": {"lungs": 1}, "model": "lungs", "memory_gb": 4},
     )
     limits = limits_of(settings, slots=50)
     assert (limits.running_max, limits.memory_bytes_max) == (3, 4 * GIGABYTE)

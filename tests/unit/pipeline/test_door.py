@@ -81,7 +81,9 @@ def test_a_model_and_a_source_have_limits_of_their_own(table):
     add_job(table, "1.4", source="B")
     add_job(table, "1.5", source="C")
     own = {"ae_title": "B", "running_max": 1}
-    door_of(table, source=[own], running_max=9, models_max={"lungs": 1}).admit(slots=1)
+    door_of(table, source=[own], running_max=9, models_max={"lungs": 1}, model="lungs").admit(
+        slots=1
+    )
     assert sorted(inside(table)) == [1, 3, 5]
     assert "1 job of lungs" in jobs.get(table, 2)["reason"]
     assert "1 job of B" in jobs.get(table, 4)["reason"]

@@ -24,6 +24,7 @@ MAY_HAPPEN = {
     State.WAITING: {
         Event.ADMIT,
         Event.CLAIM,
+        Event.PRIORITIZE,
         Event.COMPLETE,
         Event.FAIL,
         Event.REJECT,
@@ -39,11 +40,11 @@ MAY_HAPPEN = {
         Event.CANCEL,
         Event.SUPERSEDE,
     },
-    State.BACKOFF: {Event.RESUME, Event.CANCEL, Event.SUPERSEDE},
-    State.DONE: {Event.RERUN},
-    State.FAILED: {Event.RERUN},
-    State.REJECTED: {Event.RERUN},
-    State.CANCELLED: {Event.RERUN},
+    State.BACKOFF: {Event.RESUME, Event.CANCEL, Event.SUPERSEDE, Event.PRIORITIZE},
+    State.DONE: {Event.RERUN, Event.REROUTE},
+    State.FAILED: {Event.RERUN, Event.REROUTE},
+    State.REJECTED: {Event.RERUN, Event.REROUTE},
+    State.CANCELLED: {Event.RERUN, Event.REROUTE},
     State.SUPERSEDED: {Event.RESTORE},
 }
 
@@ -55,7 +56,8 @@ def test_full_product_of_states_and_events(state, event):
 
 def test_only_a_person_leaves_a_final_state_and_the_observer_what_was_superseded():
     leaving = {(state, event) for (state, event) in TRANSITIONS if state.final}
-    assert {event for state, event in leaving if state is not State.SUPERSEDED} == {Event.RERUN}
+    by_people = {event for state, event in leaving if state is not State.SUPERSEDED}
+    assert by_people == {Event.RERUN, Event.REROUTE}
     assert {event for state, event in leaving if state is State.SUPERSEDED} == {Event.RESTORE}
     assert {state for state in State if not state.final} == UNFINISHED
 

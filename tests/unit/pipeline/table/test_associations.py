@@ -14,7 +14,7 @@ from osteon.pipeline.table.connection import Table, migrations, open_table
 from osteon.pipeline.table.reception import Origin
 from tests.pipeline_parts import SERIES, store_slices
 
-BEFORE = "_0011_associations"
+BEFORE = "_0010_associations"
 
 
 @pytest.fixture

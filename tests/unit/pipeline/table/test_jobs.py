@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from osteon.errors import NotFoundError, StaleTransition
+from osteon.config.settings import Priority
+from osteon.errors import NotFoundError, NotRunnableError, StaleTransition
 from osteon.pipeline.job import STAGES_OF, Event, Stage, State, next_state
-from osteon.pipeline.table import jobs, lines
+from osteon.pipeline.table import jobs, lines, rerouting
 from tests.unit.pipeline.table.rows import (
     add_job,
     add_series,
@@ -34,7 +35,13 @@ CALLS = {
     Event.SUPERSEDE: lambda t, j: jobs.supersede(t, j, "why"),
     Event.RESTORE: lambda t, j: jobs.restore(t, j, "why"),
     Event.RERUN: lambda t, j: jobs.rerun(t, j, "ada"),
+    Event.PRIORITIZE: lambda t, j: jobs.prioritize(t, j, next_class(j), "ada"),
+    Event.REROUTE: lambda t, j: rerouting.reroute(t, j, new_job("thin"), "ada"),
 }
+
+
+def next_class(job):
+    return list(Priority)[(job["priority"] + 1) % len(Priority)]
 
 
 def put(table, job, stage, state):
@@ -84,7 +91,8 @@ def test_every_move_of_the_full_product(table, one):
         assert (written["to_stage"], written["to_state"]) == (moved["stage"], moved["state"])
         assert written["at"] == table.clock()
         assert written["who"]
-        assert written["why"] == moved["reason"]
+        # A class is no reason to wait: what it waited for stands.
+        assert event is Event.PRIORITIZE or written["why"] == moved["reason"]
 
 
 @pytest.mark.parametrize("event", Event)
@@ -196,8 +204,36 @@ def test_a_job_that_no_route_took_cannot_be_run_again(table):
     table.change("UPDATE job SET model = ''")
     job = jobs.get(table, job["id"])
     assert job["state"] == "rejected"
-    with pytest.raises(StaleTransition, match="no route takes it"):
+    with pytest.raises(NotRunnableError, match="no route takes it"):
         jobs.rerun(table, job, "ada")
+
+
+def test_a_class_changes_nothing_else_and_is_on_record(table, clock):
+    first = add_job(table, "1.2.3.1")
+    second = add_job(table, "1.2.3.2")
+    clock.advance(5)
+    assert lines.heads(table)[0]["id"] == first["id"]
+    assert jobs.prioritize(table, second, Priority.STAT, "ada")
+    assert lines.heads(table)[0]["id"] == second["id"]
+    moved = jobs.get(table, second["id"])
+    assert {k for k in moved.keys() if moved[k] != second[k]} == {"priority"}  # noqa: SIM118
+    said = last_transition(table)
+    assert (said["event"], said["who"]) == ("prioritize", "ada")
+    assert said["why"] == "stat instead of routine, set by ada"
+    assert not jobs.prioritize(table, moved, Priority.STAT, "ada")
+    with pytest.raises(StaleTransition, match="no longer waiting"):
+        jobs.prioritize(table, second, Priority.BULK, "bob")
+
+
+def test_what_runs_or_is_a_shadow_has_no_class_to_change(table):
+    with pytest.raises(StaleTransition, match="is running at prediction: a class means something"):
+        jobs.prioritize(table, running(table), Priority.STAT, "ada")
+    with pytest.raises(StaleTransition, match="is waiting at deliver"):
+        jobs.prioritize(table, delivering(table, uid="1.2.3.2"), Priority.STAT, "ada")
+    shadow = add_job(table, "1.2.3.3")
+    table.change("UPDATE job SET shadow_of = 1 WHERE id = ?", (shadow["id"],))
+    with pytest.raises(StaleTransition, match="behind all classes"):
+        jobs.prioritize(table, jobs.get(table, shadow["id"]), Priority.STAT, "ada")
 
 
 def test_cancelled_and_superseded_jobs_are_sent_no_more(table):

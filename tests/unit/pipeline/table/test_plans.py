@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from osteon.pipeline.job import Status
+from osteon.pipeline.job import State, Status
 from osteon.pipeline.table import (
     associations,
     deliveries,
@@ -103,6 +103,7 @@ VIEWS = {
     "files of a job": lambda t: stored.files(t, "results/1/"),
     "purge": lambda t: list(purging.over(t, 9e9)),
     **{f"jobs, {s}": lambda t, s=s: views.jobs(t, status=s) for s in Status},
+    **{f"jobs in state {s}": lambda t, s=s: views.jobs(t, state=s) for s in State},
 }
 
 

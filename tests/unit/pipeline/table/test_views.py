@@ -62,6 +62,9 @@ def test_counts_agree_with_every_status(table):
             (Stage.ADMISSION, State.WAITING),
             (Stage.ENCODE, State.BACKOFF),
             (Stage.DELIVER, State.DONE),
+            (Stage.ADMISSION, State.CANCELLED),
+            (Stage.PREDICTION, State.CANCELLED),
+            (Stage.PREDICTION, State.FAILED),
         ]
     ):
         job = add_job(table, f"1.{number}")
@@ -73,7 +76,15 @@ def test_counts_agree_with_every_status(table):
         str(status_of(Stage.ENCODE, State.BACKOFF)): 1,
         "done": 1,
         "receiving": 1,
+        "failed": 1,
+        "cancelled": 2,
     }
+    failed = views.jobs(table, status=Status.FAILED)
+    assert [job["state"] for job in failed] == ["failed", "cancelled", "cancelled"]
+    assert [j["id"] for j in views.jobs(table, state=State.CANCELLED)] == ["5", "4"]
+    assert [j["id"] for j in views.jobs(table, status=Status.FAILED, state=State.FAILED)] == ["6"]
+    assert views.jobs(table, status=Status.DONE, state=State.FAILED) == []
+    assert [j["id"] for j in views.jobs(table, state=State.BACKOFF)] == ["2"]
     assert views.count_waiting(table) == 1
 
 
