@@ -25,6 +25,7 @@ from osteon.pipeline.images.upright import stood_up
 from osteon.pipeline.instances.spool import write_durably
 from osteon.pipeline.job import Stage
 from osteon.pipeline.prediction import predict
+from osteon.pipeline.workers.devices import VISIBLE
 from osteon.pipeline.workers.progress import part
 from osteon.pipeline.workers.request import SliceRequest, StageReport, StageRequest
 from osteon.pipeline.workers.warm import Warm
@@ -37,7 +38,6 @@ from osteon.results.uids import derive_uid
 
 PREDICTION, LABELS, SEGMENTS = "prediction.raw", "labels.raw", "segments.json"
 SEG, PREVIEW = "seg.dcm", "preview.png"
-_NAME = f"{socket.gethostname()}:{os.getpid()}"
 _READING = 0.2  # The share of prediction's progress that the reading of the volume has.
 
 
@@ -82,7 +82,13 @@ def run_stage(request: StageRequest) -> StageReport:
     began, started = time.time(), time.perf_counter()
     request.out.mkdir(parents=True, exist_ok=True)
     why, facts = _STAGES[request.stage](request)
-    return StageReport(why, time.perf_counter() - started, facts, began, _NAME)
+    return StageReport(why, time.perf_counter() - started, facts, began, _name())
+
+
+def _name() -> str:
+    """Return what this worker is called in the log: host, process, and the GPU that it has."""
+    gpu = os.environ.get(VISIBLE)
+    return f"{socket.gethostname()}:{os.getpid()}" + (f" GPU {gpu}" if gpu else "")
 
 
 def _predict(request: StageRequest) -> tuple[str, dict[str, Any]]:
