@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from osteon.errors import ModelError
+from osteon.errors import ModelError, WorkerLostError
 from osteon.pipeline.bones.bone import BoneModel, bone_spec
 from osteon.pipeline.models.modelspec import SPEC_FILE, ModelSpec, SegmentSpec, read_spec
 from osteon.pipeline.volume import Volume
@@ -89,6 +89,8 @@ def load_model(name: str, models_dir: Path | None = None) -> Model:
     ModelError
         There is no such model, its folder is wrong, its weights do not have the digest that
         ``model.toml`` states, or this version cannot load its kind.
+    WorkerLostError
+        Its weights do not fit into the GPU's memory now.
     """
     if name == BUILTIN:
         return BoneModel()
@@ -148,5 +150,11 @@ def _load_network(spec: ModelSpec, folder: Path) -> "Network":
         raise ModelError(
             f"{folder / SPEC_FILE}: kind {spec.kind} needs {error.name}, which is not installed: "
             f"pip install 'osteon[{extra}]'"
+        ) from error
+    except RuntimeError as error:  # torch is imported by whatever raised it, and not before.
+        if not isinstance(error, import_module("torch").OutOfMemoryError):
+            raise
+        raise WorkerLostError(
+            f"{spec.name}: out of GPU memory while it was loaded: free some"
         ) from error
     return network

@@ -5,6 +5,7 @@ Patches of scaled grey values enter, logits leave. The loaders of the model kind
 """
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol, Self
 
@@ -17,6 +18,12 @@ from osteon.pipeline.models.modelspec import RunSpec
 NETWORK_FAILURES = (
     RuntimeError, torch.jit.Error, AssertionError, ValueError, TypeError, IndexError
 )  # fmt: skip
+# What torch, cuDNN and cuBLAS say when a GPU has no memory left. Only what Python calls in torch
+# raises `torch.OutOfMemoryError`; the interpreter of TorchScript says it in the last lines of a
+# plain error, below a piece of the network's source, which begins no line with these words.
+_GPU_IS_FULL = re.compile(
+    r"^(?:[\w. ]+: )*(?:(?:CUDA |HIP )?out of memory|CU[A-Z]+_\w*ALLOC\w*_FAILED)", re.MULTILINE
+)
 
 
 class Network(Protocol):
@@ -86,9 +93,11 @@ class TorchNetwork:
                 logits = first_of(self._module(patches))
         except torch.OutOfMemoryError:
             raise
-        except torch.AcceleratorError as error:
-            raise StageError(f"{self._name}: the GPU failed: {error}") from error
         except NETWORK_FAILURES as error:
+            if self.device.type != "cpu" and gpu_is_full(error):
+                raise torch.OutOfMemoryError(last_line(error)) from error
+            if isinstance(error, torch.AcceleratorError):
+                raise StageError(f"{self._name}: the GPU failed: {error}") from error
             if "alloc" in str(error) and "memory" in str(error):
                 raise MemoryError(str(error)) from error
             if self._works:
@@ -184,6 +193,11 @@ def checked(logits: Any, patches: torch.Tensor, name: str) -> torch.Tensor:
             f"{tuple(patches.shape)} but {tuple(logits.shape)}"
         )
     return logits.float()
+
+
+def gpu_is_full(error: Exception) -> bool:
+    """Return whether an error of torch means that a GPU's memory does not suffice."""
+    return isinstance(error, torch.OutOfMemoryError) or bool(_GPU_IS_FULL.search(str(error)))
 
 
 def last_line(error: Exception) -> str:
