@@ -2,6 +2,7 @@
 
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,10 @@ import numpy as np
 
 from osteon.cli.options import config_option, example, json_option, settings_in_force
 from osteon.cli.output import write_json, write_table
-from osteon.errors import ConfigError, ModelError
+from osteon.errors import ConfigError, StageError
 
 if TYPE_CHECKING:
-    from osteon.pipeline.models.modelspec import InputSpec, ModelSpec
+    from osteon.pipeline.models.modelspec import InputSpec, ModelSpec, SegmentSpec
 
 KINDS = ("torchscript", "torch-export", "monai-bundle", "onnx", "nnunet")
 PROBE_SHAPE = (24, 96, 96)  # slices, rows, columns of the phantom that `verify` runs a model on
@@ -43,19 +44,29 @@ def command() -> None:
 @command.command(name="list", epilog=example("osteon models list --json"))
 @config_option
 @json_option
-def list_models(as_json: bool) -> None:
+def list_all(as_json: bool) -> None:
     """List the models that can be run.
 
     Those built in come first, then those of pipeline.models_dir, then those of packages.
     """
     # Models bring torch, which takes seconds to load.
-    from osteon.pipeline.models.model import installed_models  # noqa: PLC0415 - see above
+    from osteon.pipeline.models.model import list_models  # noqa: PLC0415 - see above
+    from osteon.pipeline.models.packaged import installed_models  # noqa: PLC0415 - see above
 
-    specs, installed = _specs(), installed_models()
+    specs, faults = list_models(settings_in_force().pipeline.models_dir)
+    installed = installed_models()
     if as_json:
         entries = [{"name": n, "version": v, "kind": "entry-point"} for n, v in installed]
         write_json([*(spec.model_dump(mode="json") for spec in specs), *entries])
-        return
+    else:
+        _write_list(specs, installed)
+    for fault in faults[1:]:
+        click.echo(f"osteon: {fault.message}", err=True)
+    if faults:
+        raise faults[0]
+
+
+def _write_list(specs: Sequence["ModelSpec"], installed: Sequence[tuple[str, str]]) -> None:
     rows: list[tuple[object, ...]] = [
         (spec.name, spec.version, spec.kind, spec.input.dimension, len(spec.output.segments) or "")
         for spec in specs
@@ -69,13 +80,23 @@ def list_models(as_json: bool) -> None:
 @json_option
 @click.argument("name")
 def show(name: str, as_json: bool) -> None:
-    """Show what a model takes and which segments it gives."""
-    spec = next((spec for spec in _specs() if spec.name == name), None)
+    """Show what a model takes and which segments it gives.
+
+    One that a package brings is made for it, as a worker does.
+    """
+    # Models bring torch, which takes seconds to load.
+    from osteon.pipeline.models.model import spec_of  # noqa: PLC0415 - see above
+
+    spec = spec_of(name, settings_in_force().pipeline.models_dir)
     if spec is None:
-        raise ModelError(f"no model {name!r}: see `osteon models list`")
-    if as_json:
+        _show_packaged(name, as_json)
+    elif as_json:
         write_json(spec.model_dump(mode="json"))
-        return
+    else:
+        _write_spec(spec)
+
+
+def _write_spec(spec: "ModelSpec") -> None:
     for key, value in (
         ("name", spec.name),
         ("version", spec.version),
@@ -87,10 +108,37 @@ def show(name: str, as_json: bool) -> None:
         ("patch", spec.input.patch),
     ):
         click.echo(f"{key:<10}{value}")
-    if spec.output.segments:
+    _write_segments(spec.output.segments)
+
+
+def _show_packaged(name: str, as_json: bool) -> None:
+    # Models bring torch, which takes seconds to load.
+    from osteon.pipeline.models.model import load_model  # noqa: PLC0415 - see above
+    from osteon.pipeline.models.packaged import package_of  # noqa: PLC0415 - see above
+
+    model = load_model(name, settings_in_force().pipeline.models_dir)
+    facts = {
+        "name": name,
+        "version": model.version,
+        "kind": "entry-point",
+        "package": package_of(name),
+        "digest": model.digest,
+        "input": model.dimension,
+    }
+    if as_json:
+        segments = [segment.model_dump(mode="json") for segment in model.segments]
+        write_json(facts | {"segments": segments})
+        return
+    for key, value in facts.items():
+        click.echo(f"{key:<10}{value}")
+    _write_segments(model.segments)
+
+
+def _write_segments(segments: Sequence["SegmentSpec"]) -> None:
+    if segments:
         rows = [
             (s.value, s.label, f"{s.type.meaning} ({s.type.scheme} {s.type.value})", s.laterality)
-            for s in spec.output.segments
+            for s in segments
         ]
         write_table(("value", "segment", "type", "laterality"), rows)
     else:
@@ -177,7 +225,10 @@ def verify(name: str, as_json: bool) -> None:
     hu_zyx, _, _ = render_phantom(0, PROBE_SHAPE, PROBE_SPACING_MM)
     affine = np.diag([*reversed(PROBE_SPACING_MM), 1.0])
     began = time.monotonic()
-    labels_zyx = predict_slices(model, hu_zyx, affine)
+    try:
+        labels_zyx = predict_slices(model, hu_zyx, affine)
+    except OSError as error:
+        raise StageError(f"{name}: prediction failed: {error}") from error
     facts: dict[str, Any] = {
         "name": model.name,
         "version": model.version,
@@ -221,10 +272,3 @@ def _scaling_of(input_spec: "InputSpec") -> str:
         return f"{clip} HU, less {scaled.mean_hu:g}, divided by {scaled.std_hu:g}"
     assert input_spec.hu_window is not None
     return "{:g} to {:g} HU".format(*input_spec.hu_window)
-
-
-def _specs() -> list["ModelSpec"]:
-    # Models bring torch, which takes seconds to load.
-    from osteon.pipeline.models.model import list_models  # noqa: PLC0415 - see above
-
-    return list_models(settings_in_force().pipeline.models_dir)

@@ -11,6 +11,7 @@ from osteon.config.settings import Settings
 from osteon.pipeline import role
 from osteon.pipeline.workers.engine import LocalEngine
 from osteon.pipeline.workers.request import WorkerSettings
+from tests.packages import install
 from tests.tools import wait_until
 
 # A model that writes down what its process sees at the moment when it is made.
@@ -31,14 +32,9 @@ SAID = ("VISIBLE_DEVICES", "DEVICE_ORDER")
 @pytest.fixture
 def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder with a file for each process that made the model."""
-    site, folder = tmp_path / "site", tmp_path / "seen"
-    about = site / "sees-1.dist-info"
-    about.mkdir(parents=True)
+    folder = tmp_path / "seen"
     folder.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: sees\nVersion: 1\n")
-    (about / "entry_points.txt").write_text("[osteon.models]\nsees = sees_model:sees\n")
-    (site / "sees_model.py").write_text(MODULE)
-    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.syspath_prepend(install(tmp_path / "site", "sees", MODULE, "sees"))
     monkeypatch.setenv("SEES_FOLDER", str(folder))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)

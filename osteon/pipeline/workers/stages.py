@@ -10,16 +10,16 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
-from osteon.errors import ModelError, StageError, VolumeError
+from osteon.errors import StageError, VolumeError
 from osteon.pipeline.boneseg import combine
 from osteon.pipeline.images.upright import stood_up
 from osteon.pipeline.instances.spool import write_durably
@@ -40,14 +40,16 @@ PREDICTION, LABELS, SEGMENTS = "prediction.raw", "labels.raw", "segments.json"
 SEG, PREVIEW = "seg.dcm", "preview.png"
 _READING = 0.2  # The share of prediction's progress that the reading of the volume has.
 
-
+log = structlog.get_logger(__name__)
 _warm = Warm()
 
 
 def warm(model: str, models_dir: Path | None) -> None:
-    """Load a model before the first job; a model that does not load fails its jobs, not this."""
-    with suppress(ModelError):
+    """Load a model before the first job; one that does not load fails its jobs, not the worker."""
+    try:
         _warm.model(model, models_dir)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the first job meets and tells it
+        log.warning("model not loaded", model=model, why=str(error))
 
 
 def hold_slices(request: SliceRequest) -> StageReport:

@@ -158,3 +158,20 @@ def test_a_package_that_is_really_installed_brings_a_model(tmp_path: Path) -> No
 
 def test_the_kinds_of_the_command_are_those_that_load() -> None:
     assert set(cli_models.KINDS) == set(LOADERS) == set(KINDS)
+
+
+def test_a_broken_folder_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OSTEON_PIPELINE__MODELS_DIR", str(tmp_path))
+    for name in ("broken", "bad", "good"):
+        make("torchscript", tmp_path, name)
+    (tmp_path / "broken" / "model.toml").write_text("name = ")
+    (tmp_path / "bad" / "model.toml").write_text('name = "bad"')
+    listed = osteon("list")
+    assert listed.exit_code == 8
+    assert "good " in listed.stdout
+    for name in ("broken", "bad"):
+        assert f"osteon: {tmp_path / name}/model.toml: " in listed.stderr
+    assert osteon("show", "good").exit_code == 0
+    assert osteon("verify", "good").exit_code == 0
+    nobody = osteon("show", "nobody")
+    assert (nobody.exit_code, "known: builtin:bone, good" in nobody.stderr) == (8, True)

@@ -112,8 +112,8 @@ def test_a_name_is_no_path(tmp_path: Path, name: str) -> None:
 
 
 def test_models_are_listed_builtin_first(tmp_path: Path) -> None:
-    assert [spec.name for spec in list_models(folder(tmp_path))] == ["builtin:bone", "toy"]
-    assert [spec.name for spec in list_models(tmp_path / "nowhere")] == ["builtin:bone"]
+    assert [spec.name for spec in list_models(folder(tmp_path))[0]] == ["builtin:bone", "toy"]
+    assert [spec.name for spec in list_models(tmp_path / "nowhere")[0]] == ["builtin:bone"]
 
 
 def test_an_unknown_kind_says_which_this_version_loads(tmp_path: Path) -> None:
