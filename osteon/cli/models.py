@@ -12,6 +12,7 @@ import numpy as np
 
 from osteon.cli.options import config_option, example, json_option, settings_in_force
 from osteon.cli.output import write_json, write_table
+from osteon.cli.tune import facts_of, folder_of, listen, show_tuned, tune_folder, write_if_better
 from osteon.errors import ConfigError, StageError
 
 if TYPE_CHECKING:
@@ -206,14 +207,33 @@ def init(
         return
     click.echo(f"{folder / 'model.toml'} describes it: look it through")
     click.echo(f"then: osteon models verify {name}")
+    click.echo(f"and, on the machine that will run it: osteon models verify {name} --tune")
 
 
 @command.command(epilog=example("osteon models verify builtin:bone"))
 @config_option
 @json_option
 @click.argument("name")
-def verify(name: str, as_json: bool) -> None:
-    """Load a model, check its digest, and run it on a phantom."""
+@click.option("--tune", is_flag=True, help="Measure precisions and memory formats.")
+@click.option(
+    "--limit",
+    "limit_s",
+    type=click.FloatRange(min=1.0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time for --tune.",
+)
+@click.option("--write", is_flag=True, help="Put what --tune found best into the model.toml.")
+def verify(name: str, as_json: bool, tune: bool, limit_s: float, write: bool) -> None:
+    """Load a model, check its digest, and run it on a phantom.
+
+    With --tune also: how fast it is in each precision and memory format here, and whether its
+    labels stay the same.
+    """
+    if write and not tune:
+        raise click.UsageError("--write goes with --tune, which finds out what to write")
+    folder = folder_of(name) if tune else None
     # Models bring torch, which takes seconds to load.
     from osteon.pipeline.models.model import load_model  # noqa: PLC0415 - see above
     from osteon.pipeline.phantoms.phantom import render_phantom  # noqa: PLC0415 - see above
@@ -222,6 +242,7 @@ def verify(name: str, as_json: bool) -> None:
     started = time.monotonic()
     model = load_model(name, settings_in_force().pipeline.models_dir)
     loaded = time.monotonic()
+    listening = listen(model) if tune else None
     hu_zyx, _, _ = render_phantom(0, PROBE_SHAPE, PROBE_SPACING_MM)
     affine = np.diag([*reversed(PROBE_SPACING_MM), 1.0])
     began = time.monotonic()
@@ -243,13 +264,19 @@ def verify(name: str, as_json: bool) -> None:
     ran = getattr(model, "ran", None)
     if ran is not None:
         facts |= asdict(ran)
+    if not as_json:
+        click.echo(f"{model.name} {model.version} loads and runs")
+        for key, value in facts.items():
+            if key not in {"name", "version"}:
+                click.echo(f"{key.replace('_', ' '):<16}{_said(value)}")
+    if folder is not None and listening is not None:
+        tuned = tune_folder(folder, listening, facts["batch"], limit_s)
+        written = write and write_if_better(tuned, folder)
+        facts["tuning"] = facts_of(tuned, written)
+        if not as_json:
+            show_tuned(tuned, folder, written)
     if as_json:
         write_json(facts)
-        return
-    click.echo(f"{model.name} {model.version} loads and runs")
-    for key, value in facts.items():
-        if key not in {"name", "version"}:
-            click.echo(f"{key.replace('_', ' '):<16}{_said(value)}")
 
 
 def _said(value: Any) -> str:

@@ -223,7 +223,8 @@ def _toml(name: str, kind: str, weights: str, sha256: str, draft: Draft) -> str:
         "overlap = 0.5",
         'blend = "gaussian"',
         f"mirror = {_numbers(draft.mirror)}  # patch axes; [0, 1, 2] takes 8 times as long",
-        'precision = "float32"  # or "float16", on a GPU',
+        'precision = "float32"  # or "bfloat16"; "float16" on a GPU: models verify --tune measures',
+        "channels_last = false  # memory format: the same",
     ]
     for number, (value, called) in enumerate(draft.names.items()):
         lines += ["", *_segment(value, called, COLOURS[number % len(COLOURS)])]

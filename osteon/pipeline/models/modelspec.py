@@ -20,6 +20,7 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 # The patient axis of a direction: x to the left, y to the back, z to the head (PS3.3 C.7.6.2.1.1).
 AXIS_OF = {"L": 0, "R": 0, "P": 1, "A": 1, "S": 2, "I": 2}
 
+Precision = Literal["float32", "float16", "bfloat16"]
 Millimetres = Annotated[float, Field(gt=0, le=100)]
 
 
@@ -130,8 +131,8 @@ class RunSpec(_Part):
     mirror: tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field(
         (), description="patch axes that are mirrored; the answers of all mirrorings are averaged"
     )
-    precision: Literal["float32", "float16"] = Field(
-        "float32", description="of the network on a GPU; a CPU always takes float32"
+    precision: Precision = Field(
+        "float32", description="of the network; float16 on a GPU only: a CPU takes float32 for it"
     )
     channels_last: bool = Field(False, description="memory format of patches and weights")
     batch_max: int = Field(64, ge=1, le=1024, description="most windows at once on a GPU")

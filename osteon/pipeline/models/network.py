@@ -82,14 +82,16 @@ class TorchNetwork:
         self._run = run
         self._works = False
         self._module = module.to(device)
-        self._half = run.precision == "float16" and device.type == "cuda"
+        self._half = _half_of(run, device)
 
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
         """Return the logits of some patches, as `Network` says."""
         if self._run.channels_last:
             patches = patches.contiguous(memory_format=_channels_last(patches.ndim))
         try:
-            with torch.autocast("cuda", torch.float16, enabled=self._half):
+            with torch.autocast(
+                self.device.type, self._half or torch.bfloat16, enabled=self._half is not None
+            ):
                 logits = first_of(self._module(patches))
         except torch.OutOfMemoryError:
             raise
@@ -204,6 +206,14 @@ def last_line(error: Exception) -> str:
     """Return the line of a library's message that says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def _half_of(run: RunSpec, device: torch.device) -> torch.dtype | None:
+    """Return the type that a network computes in by half precision; None for float32."""
+    if run.precision == "bfloat16":
+        return torch.bfloat16
+    # A CPU has no float16 that would be faster, and for many operators none at all.
+    return torch.float16 if run.precision == "float16" and device.type == "cuda" else None
 
 
 def _channels_last(ndim: int) -> torch.memory_format:

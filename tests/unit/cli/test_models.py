@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from osteon.cli import models as cli_models
 from osteon.cli.main import cli
+from osteon.pipeline.models import tuning
 from osteon.pipeline.models.model import LOADERS
 from osteon.pipeline.models.modelspec import read_spec
 from tests.model_folders import KINDS, make
@@ -175,3 +176,63 @@ def test_a_broken_folder_hides_no_other(tmp_path: Path, monkeypatch: pytest.Monk
     assert osteon("verify", "good").exit_code == 0
     nobody = osteon("show", "nobody")
     assert (nobody.exit_code, "known: builtin:bone, good" in nobody.stderr) == (8, True)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "onnx"])
+def test_tuning_measures_what_this_machine_can(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OSTEON_PIPELINE__MODELS_DIR", str(tmp_path))
+    toml = make(kind, tmp_path).folder / "model.toml"
+    before = toml.read_text()
+    ran = osteon("verify", kind, "--tune", "--limit", "1")
+    assert ran.exit_code == 0, ran.output
+    assert "float32    no " in ran.output
+    assert "best" in ran.output
+    assert toml.read_text() == before
+
+
+def test_what_was_found_best_is_written_and_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OSTEON_PIPELINE__MODELS_DIR", str(tmp_path))
+    toml = make("torchscript", tmp_path).folder / "model.toml"
+    # Which one is best is the machine's affair; whichever it is, it can be written.
+    monkeypatch.setattr(tuning, "_decided", lambda rows, _now, batch: tuned_of(rows, batch))
+    ran = osteon("verify", "torchscript", "--tune", "--limit", "1", "--write", "--json")
+    assert ran.exit_code == 0, ran.output
+    found = json.loads(ran.output)["tuning"]
+    assert found["run"] == {"precision": "bfloat16", "channels_last": True}
+    assert [row["precision"] for row in found["measured"]][::2] == ["float32", "bfloat16"]
+    assert found["written"]
+    assert read_spec(toml.parent).run.precision == "bfloat16"
+    again = osteon("verify", "torchscript", "--json")
+    assert json.loads(again.output)["values"] == [1]
+
+
+def tuned_of(rows: list[tuning.Measured], batch: int) -> tuning.Tuned:
+    """Say that the last way is best."""
+    return tuning.Tuned(tuple(rows), rows[0], rows[-1], batch)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "code", "says"),
+    [
+        ("onnx", ["--tune"], 8, "whose file itself says in which precision it runs: there is no"),
+        ("builtin:bone", ["--tune"], 8, "is no network: there is nothing to tune"),
+        ("nobody", ["--tune"], 8, "no model 'nobody'"),
+        ("onnx", ["--write"], 2, "--write goes with --tune"),
+    ],
+)
+def test_what_cannot_be_tuned_is_said(
+    name: str,
+    options: list[str],
+    code: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OSTEON_PIPELINE__MODELS_DIR", str(tmp_path))
+    make("onnx", tmp_path)
+    ran = osteon("verify", name, *options)
+    assert (ran.exit_code, says in ran.stderr) == (code, True), ran.stderr
