@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from osteon.errors import ModelError
-from osteon.pipeline.models.modelspec import SPEC_FILE, read_spec
+from osteon.pipeline.models.fileformat import check_format
+from osteon.pipeline.models.modelspec import SPEC_FILE, check_name, read_spec
 from osteon.pipeline.models.weights import Files, digest_of, read_files
 from osteon.results.anatomy import structure
 
@@ -70,14 +71,19 @@ def make_folder(into: Path, name: str, kind: str, weights: Path, draft: Draft) -
     Raises
     ------
     ModelError
-        The folder is there already, the weights cannot be read, or the draft is no valid
-        ``model.toml``; then nothing is left behind.
+        The name is none, the folder is there already, the weights cannot be read or are of another
+        kind, or the draft is no valid ``model.toml``; then nothing is left behind.
     """
+    check_name(name)
     folder = into / name
     chosen = {"nnunet": _is_nnunet_part, "monai-bundle": BUNDLE_FILES.__contains__}.get(kind)
     files = _read(weights, chosen)
     if not files:
         raise ModelError(f"{weights}: no weights of the kind {kind} are there")
+    if chosen is None and weights.is_dir():
+        raise ModelError(f"{weights}: is a folder: weights of the kind {kind} are one file")
+    if chosen is None:
+        check_format(kind, weights, files[weights.name])
     try:
         folder.mkdir(parents=True)
     except FileExistsError as error:
@@ -96,7 +102,7 @@ def make_folder(into: Path, name: str, kind: str, weights: Path, draft: Draft) -
         read_spec(folder)
     except (OSError, ModelError) as error:
         shutil.rmtree(folder)
-        raise ModelError(str(error)) from error
+        raise ModelError(f"{error}; no folder was made") from error
     return folder
 
 

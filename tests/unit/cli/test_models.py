@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from osteon.cli import models as cli_models
@@ -102,6 +103,28 @@ def test_what_a_bundle_says_is_taken_over(tmp_path: Path) -> None:
         (["--kind", "onnx", "--weights", "here", "--into", "m", "--patch", "a"], 2, "no list of"),
         (["--kind", "onnx", "--weights", "here", "--into", "m", "--patch", "9"], 8, "patch has 1"),
         (["--kind", "onnx", "--weights", "here", "--into", "m", "--segment", "x"], 2, "VALUE=NAME"),
+        (
+            ["--kind", "onnx", "--weights", "here", "--into", "m", "--segment", "0=bg"],
+            2,
+            "a class is 1 to 255; 0 is background",
+        ),
+        (
+            ["--kind=onnx", "--weights=here", "--into=m", "--segment", "1=a", "--segment", "1=b"],
+            2,
+            "'1=b': class 1 is 'a' above",
+        ),
+        (
+            ["--kind", "onnx", "--weights", "here", "--into", "m", "--patch", "16.5,4,4"],
+            2,
+            "no lis",
+        ),
+        (["--kind", "onnx", "--weights", "here", "--into", "m", "--window", "0,inf"], 2, "end"),
+        (
+            ["--kind", "onnx", "--weights", ".", "--into", "m"],
+            8,
+            "is a folder: weights of the kind",
+        ),
+        (["--kind", "torchscript", "--weights", "here", "--into", "m"], 8, "is not torchscript, n"),
     ],
 )
 def test_what_cannot_be_made_leaves_nothing(
@@ -112,6 +135,36 @@ def test_what_cannot_be_made_leaves_nothing(
     result = osteon("init", "mine", *args)
     assert (result.exit_code, says in result.stderr) == (code, True), result.stderr
     assert not (tmp_path / "m" / "mine").exists()
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../mine", "builtin:bone", "-x", "a" * 65])
+def test_a_name_is_no_path_and_not_reserved(name: str, tmp_path: Path) -> None:
+    weights = make("torchscript", tmp_path / "made").weights
+    into = tmp_path / "models" / "here"
+    args = ("--kind", "torchscript", "--weights", weights, "--into", into, "--", name)
+    result = osteon("init", *args)
+    assert (result.exit_code, "is no name of a model" in result.stderr) == (8, True), result.stderr
+    assert not (tmp_path / "models").exists()
+
+
+def test_weights_of_another_kind_are_named_before_a_folder_is_made(tmp_path: Path) -> None:
+    script = make("torchscript", tmp_path / "made").weights
+    program = make("torch-export", tmp_path / "made").weights
+    tensors, old = tmp_path / "state.pth", tmp_path / "old.pth"
+    torch.save({"weight": torch.zeros(1)}, tensors)
+    torch.save({"weight": torch.zeros(1)}, old, _use_new_zipfile_serialization=False)
+    for kind, weights, says in (
+        ("torch-export", script, "is of the kind torchscript, not torch-export"),
+        ("torchscript", program, "is of the kind torch-export, not torchscript"),
+        ("onnx", script, "give --kind torchscript"),
+        ("torchscript", tensors, "is what torch.save writes"),
+        ("onnx", old, "save the network itself"),
+    ):
+        result = osteon(
+            "init", "m", "--kind", kind, "--weights", weights, "--into", tmp_path / "models"
+        )
+        assert (result.exit_code, says in result.stderr) == (8, True), result.stderr
+        assert not (tmp_path / "models").exists()
 
 
 def test_a_folder_that_is_there_is_kept(tmp_path: Path) -> None:
