@@ -19,6 +19,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import SimpleITK
+from bone_measures import body_of, surface_distances_mm
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -39,6 +40,8 @@ SERIES = (
 )
 # The reference of this series leaves out vertebrae that the ends of the scan cut.
 COMPARED = {"ts_siemens_j2k": slice(4, 14)}
+# A plastic skull in air has no body to be outside of.
+BODILESS = {"philips_tilt_phantom_jpegls"}
 WINDOW_HU = (-150.0, 450.0)
 RED, GREEN = (255, 60, 60), (60, 255, 60)
 PANEL_PX = 420
@@ -105,6 +108,9 @@ def measure(folder: Path, method: str, picture: Path | None) -> dict[str, Any]:
         "found_ml": round(float(found.sum() * voxel_ml), 1),
         "over_200_hu_covered": round(float(found[volume.hu_zyx > 200].mean()), 3),
     }
+    if folder.name not in BODILESS:
+        body = body_of(volume.hu_zyx, volume.geometry.spacing_zyx_mm)
+        row["outside_ml"] = round(float((found & ~body).sum() * voxel_ml), 2)
     reference = reference_of(folder)
     if reference is not None:
         part = COMPARED.get(folder.name, slice(None))
@@ -112,6 +118,11 @@ def measure(folder: Path, method: str, picture: Path | None) -> dict[str, Any]:
         row["dice"] = round(float(2 * both / (found[part].sum() + reference[part].sum())), 4)
         row["false_ml"] = round(float((found & ~reference)[part].sum() * voxel_ml), 1)
         row["missed_ml"] = round(float((reference & ~found)[part].sum() * voxel_ml), 1)
+        apart_mm = surface_distances_mm(
+            found[part], reference[part], volume.geometry.spacing_zyx_mm
+        )
+        if apart_mm is not None:
+            row["surface_mm"], row["surface_95_mm"] = (round(mm, 2) for mm in apart_mm)
     if picture is not None:
         three_planes(volume, found, reference).save(picture)
     return row
@@ -187,8 +198,9 @@ def outline(mask: Mask) -> Mask:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    columns = ("series", "method", "dice", "false_ml", "missed_ml", "found_ml",
-               "over_200_hu_covered", "read_s", "found_s", "peak_mb", "volume_mb")  # fmt: skip
+    columns = ("series", "method", "dice", "surface_mm", "surface_95_mm", "false_ml",
+               "missed_ml", "outside_ml", "found_ml", "over_200_hu_covered", "read_s", "found_s",
+               "peak_mb", "volume_mb")  # fmt: skip
     texts = [columns, *(tuple(str(row.get(name, "-")) for name in columns) for row in rows)]
     widths = [max(len(text[at]) for text in texts) for at in range(len(columns))]
     for text in texts:

@@ -8,6 +8,7 @@ association is appended to a file. ``receivers.py`` starts it.
 
 import argparse
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,13 @@ class NullIntake:
         self,
         origin: Origin,
         outcome: str,  # noqa: ARG002 - its signature
-        *,
-        cut: bool = False,  # noqa: ARG002 - its signature
+        **_: Any,
     ) -> None:
         with self._lock, self._counts.open("a") as counts:
             counts.write(f"{self._begun[origin.association_id or 0]}\n")
+
+    def record_rejections(self, rejections: Sequence[Any]) -> None:
+        pass
 
     def begin(self, origin: Origin, **_: Any) -> NullArrival:
         self._begun[origin.association_id or 0] += 1

@@ -58,18 +58,20 @@ class UNet(torch.nn.Module):
 
 
 class Lasting(torch.nn.Module):
-    """A network of known cost: a threshold, and a pause for the rest."""
+    """A network of known cost: it lasts so long for each window, its threshold included."""
 
     def __init__(self, window_s: float, device: torch.device) -> None:
         super().__init__()
         self._window_s, self._cycles = window_s, _cycles(window_s, device)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        until = time.perf_counter() + self._window_s * len(patches)
+        logits = torch.cat([0.5 - patches, patches - 0.5], 1)
         if patches.device.type == "cuda":
             torch.cuda._sleep(self._cycles * len(patches))  # noqa: SLF001 - the only such pause
         else:
-            time.sleep(self._window_s * len(patches))
-        return torch.cat([0.5 - patches, patches - 0.5], 1)
+            time.sleep(max(0.0, until - time.perf_counter()))
+        return logits
 
 
 def _cycles(seconds: float, device: torch.device) -> int:

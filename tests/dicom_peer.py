@@ -145,9 +145,11 @@ class RawPeer:
         timeout_s: float = 10.0,
         tls: ssl.SSLContext | None = None,
         receive_bytes: int | None = None,
+        address: str = "127.0.0.1",
     ) -> None:
         self.sock = socket.socket()
         self.sock.settimeout(timeout_s)
+        self.sock.bind((address, 0))
         if receive_bytes is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         try:

@@ -110,6 +110,11 @@ class SimulatedEngine:
         self._queue.clear()
         self._playing.clear()
 
+    def shift(self, seconds: float) -> None:
+        """Let what runs end as much later as before, though the clock was set."""
+        for playing in self._playing:
+            playing.began += seconds
+
     def next_end(self) -> float:
         """Return when the next request ends, in seconds since 1970, or `NEVER`."""
         return min((playing.ends for playing in self._playing), default=NEVER)
@@ -177,6 +182,10 @@ class SimulatedSender:
 
     def close(self) -> None:
         self._sending.clear()
+
+    def shift(self, seconds: float) -> None:
+        """Let what is being sent take as long as before, though the clock was set."""
+        self._sending = [(at + seconds, delivery, future) for at, delivery, future in self._sending]
 
     def next_end(self) -> float:
         """Return when the next delivery is over, in seconds since 1970, or `NEVER`."""

@@ -235,6 +235,8 @@ class Pipeline(RuleBasedStateMachine):
         """Time passes, or the clock is set back."""
         if seconds < 0:
             self.not_before.clear()
+            self.engine.shift(seconds)
+            self.sender.shift(seconds)
         self.clock.advance(seconds)
         self.engine.run_due()
         self.sender.run_due()

@@ -27,7 +27,7 @@ from osteon.errors import DeliveryError, NotFoundError, OsteonError
 from osteon.pipeline.job import Status
 from osteon.pipeline.table import views
 from osteon.results.pacs import StandInPacs
-from osteon.results.scu import Destination
+from osteon.results.peer import Destination
 
 LINE_MAX = 76
 PACS_AE_TITLE = "DEMO-PACS"

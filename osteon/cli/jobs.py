@@ -18,6 +18,7 @@ from osteon.cli.options import (
     settings_in_force,
 )
 from osteon.cli.output import local_time, printable, write_json, write_table
+from osteon.cli.segments import write_segments
 from osteon.errors import StaleTransition
 from osteon.pipeline.job import State, Status
 from osteon.pipeline.table import jobs, views
@@ -93,8 +94,7 @@ def show(name: str, as_json: bool) -> None:
             click.echo(f"{'':<10}{_words(delivery)}")
     if job["segments"]:
         click.echo()
-        rows = [(s["label"], f"{s['volume_ml']:.1f}") for s in job["segments"]]
-        write_table(("segment", "ml"), rows)
+        write_segments(job["segments"])
     for shadow in job["shadow"]:
         click.echo()
         _write_shadow(shadow)

@@ -24,6 +24,7 @@ COMMANDS = (
     "watch",
     "jobs",
     "trace",
+    "associations",
     "config",
     "models",
     "routes",

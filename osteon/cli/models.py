@@ -3,7 +3,7 @@
 import math
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,28 +25,22 @@ PROBE_SPACING_MM = (5.0, 4.0, 4.0)
 
 
 class _Numbers(click.ParamType[tuple[float, ...]]):
-    """Numbers with commas between them.
-
-    Parameters
-    ----------
-    number : callable
-        Returns one number of its text.
-    such_as : str
-        An example.
-    """
+    """Numbers with commas between them; whole ones where `kind` is int."""
 
     name = "N,N[,N]"
 
-    def __init__(self, number: Callable[[str], float], such_as: str) -> None:
-        self._number, self._such_as = number, such_as
+    def __init__(self, kind: type[int] | type[float] = float) -> None:
+        self._kind = kind
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[float, ...]:
         try:
-            numbers = tuple(self._number(number) for number in str(value).split(","))
+            numbers = tuple(self._kind(number) for number in str(value).split(","))
         except ValueError:
-            return self.fail(f"{value!r} is no list of numbers such as {self._such_as}", param, ctx)
+            whole = "whole " if self._kind is int else ""
+            said = f"{value!r} is no list of {whole}numbers such as 64,96,96"
+            return self.fail(said, param, ctx)
         if not all(map(math.isfinite, numbers)):
             return self.fail(f"{value!r} has a number without end", param, ctx)
         return numbers
@@ -178,16 +172,10 @@ def _write_segments(segments: Sequence["SegmentSpec"]) -> None:
 )
 @click.option("--into", type=click.Path(path_type=Path), help="Folder of model folders.")
 @click.option("--dimension", type=click.Choice(["2d", "2.5d", "3d"]), help="How it is run.")
-@click.option(
-    "--patch", type=_Numbers(int, "64,96,96"), help="Slices, rows, columns; rows, columns in 2d."
-)
-@click.option(
-    "--spacing", type=_Numbers(float, "3,1.5,1.5"), help="Of the network's grid in mm, as --patch."
-)
+@click.option("--patch", type=_Numbers(int), help="Slices, rows, columns; rows, columns in 2d.")
+@click.option("--spacing", type=_Numbers(), help="Of the network's grid in mm, as --patch.")
 @click.option("--orientation", help="Patient directions of column, row, slice, such as LPS.")
-@click.option(
-    "--window", type=_Numbers(float, "-200,800"), help="HU that become 0 and 1, such as -200,800."
-)
+@click.option("--window", type=_Numbers(), help="HU that become 0 and 1, such as -200,800.")
 @click.option(
     "--segment", "segments", multiple=True, metavar="VALUE=NAME", help="A class and its name."
 )
@@ -217,7 +205,7 @@ def init(
         "spacing_mm": said["spacing"],
         "orientation": said["orientation"],
         "hu_window": said["window"],
-        "names": _segments_of(segments) or None,
+        "names": _names_of(segments) or None,
     }
     if said["dimension"] == "2.5d":
         changes["neighbours"] = 1
@@ -306,18 +294,23 @@ def _said(value: Any) -> str:
     return str(value)
 
 
-def _segments_of(texts: Sequence[str]) -> dict[int, str]:
+def _names_of(segments: tuple[str, ...]) -> dict[int, str]:
+    """Return value and name of each segment that was given."""
     names: dict[int, str] = {}
-    for text in texts:
-        value, found, name = text.partition("=")
-        if not found or not value.isdecimal() or not name:
-            raise click.BadParameter(f"{text!r} is not VALUE=NAME, such as 1=femur_left")
-        if not 1 <= int(value) <= 255:
-            raise click.BadParameter(f"{text!r}: a class is 1 to 255; 0 is background")
-        if int(value) in names:
-            raise click.BadParameter(f"{text!r}: class {int(value)} is {names[int(value)]!r} above")
-        names[int(value)] = name
+    for value, name in map(_segment_of, segments):
+        if value in names:
+            raise click.BadParameter(f"segment {value} is both {names[value]!r} and {name!r}")
+        names[value] = name
     return names
+
+
+def _segment_of(text: str) -> tuple[int, str]:
+    value, found, name = text.partition("=")
+    if not found or not value.isdecimal() or not name:
+        raise click.BadParameter(f"{text!r} is not VALUE=NAME, such as 1=femur_left")
+    if not 1 <= int(value) <= 255:
+        raise click.BadParameter(f"{text!r}: a class is 1 to 255; 0 is background")
+    return int(value), name
 
 
 def _scaling_of(input_spec: "InputSpec") -> str:

@@ -35,11 +35,16 @@ def write_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
-def write_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows under their columns; whole values and plain text where it is no terminal."""
+def write_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, words_min: int = WORDS_MIN
+) -> None:
+    """Print rows under their columns; whole values and plain text where it is no terminal.
+
+    The last column is at least `words_min` wide at a terminal, however narrow this makes others.
+    """
     texts = [[printable(value) for value in row] for row in rows]
     if sys.stdout.isatty():
-        Console().print(rich_table(columns, texts))
+        Console().print(rich_table(columns, texts, words_min))
         return
     widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
     for line in (columns, *texts):
@@ -47,13 +52,15 @@ def write_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         click.echo("  ".join(padded).rstrip())
 
 
-def rich_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+def rich_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], words_min: int = WORDS_MIN
+) -> Table:
     """Lay rows out for a terminal; nothing in them is taken as markup."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns[:-1]:
         table.add_column(column, overflow="fold")
     # The last one tells in words and takes what room there is.
-    table.add_column(columns[-1], overflow="fold", ratio=1, min_width=WORDS_MIN)
+    table.add_column(columns[-1], overflow="fold", ratio=1, min_width=words_min)
     for row in rows:
         table.add_row(*(Text(printable(value)) for value in row))
     return table

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 from osteon.config.settings import AETitle, Settings
 from osteon.errors import ConfigError, NotFoundError
 from osteon.pipeline.delivery import peer_of
-from osteon.results.scu import Destination
+from osteon.results.peer import Destination
 
 
 def peer_named(settings: Settings, name: str, calling: str | None = None) -> Destination:

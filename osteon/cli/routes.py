@@ -23,7 +23,7 @@ from osteon.errors import OsteonError
 from osteon.pipeline.routediff import Change, Comparison, Difference, Plan, compare
 from osteon.pipeline.routes import Candidate, decide_in_study
 from osteon.pipeline.table.connection import Row
-from osteon.pipeline.table.views import iso
+from osteon.pipeline.table.times import iso
 from osteon.scp.access import check_titles, is_source, unknown_calling
 
 DAY_S = 86400.0

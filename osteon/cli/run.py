@@ -17,9 +17,9 @@ from osteon.cli.output import (
     progress,
     write_json,
     write_skipped,
-    write_table,
     writing_to,
 )
+from osteon.cli.segments import write_segments
 from osteon.errors import OsteonError, VolumeError
 from osteon.pipeline.job import WORKER_STAGES, Stage
 from osteon.pipeline.workers.request import StageRequest
@@ -161,10 +161,7 @@ def _write(answer: dict[str, Any]) -> None:
         click.echo(printable(f"{series['status']}: {uid}" + (f": {reason}" if reason else "")))
         if series["status"] != "done":
             continue
-        write_table(
-            ("segment", "ml"),
-            [(segment["label"], f"{segment['volume_ml']:.1f}") for segment in series["segments"]],
-        )
+        write_segments(series["segments"])
         click.echo(f"SEG      {series['seg']}\npreview  {series['preview']}")
         click.echo(f"took     {series['seconds']:.1f} s")
     write_skipped([(Path(file["path"]), file["reason"]) for file in answer["skipped_files"]])

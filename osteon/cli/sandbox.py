@@ -17,7 +17,8 @@ from osteon.cli.toml import to_toml
 from osteon.config.settings import Settings
 from osteon.errors import DeliveryError, OsteonError
 from osteon.pipeline.worklock import work_is_running
-from osteon.results.scu import Destination, echo
+from osteon.results.peer import Destination
+from osteon.results.scu import echo
 
 READY_S = 60.0
 STOP_S = 25.0  # The supervisor itself gives its roles 20 s.

@@ -13,7 +13,8 @@ from osteon.cli.output import Bar, printable, progress, write_json, write_skippe
 from osteon.cli.peers import peer_named
 from osteon.errors import DeliveryError, DeliveryRefusedError, UnparseableError
 from osteon.pipeline.instances.part10 import decode_header
-from osteon.results.scu import Destination, StoreOutcome, store
+from osteon.results.peer import Destination
+from osteon.results.scu import StoreOutcome, store
 
 REFUSALS_MAX = 3  # In a row, after which the peer does not want these files at all.
 _HEAD_BYTES = 65_536 + 132

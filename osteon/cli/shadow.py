@@ -17,7 +17,7 @@ from osteon.cli.options import (
 from osteon.cli.output import local_time, write_json, write_table
 from osteon.pipeline.table import shadow
 from osteon.pipeline.table.connection import Row, Table
-from osteon.pipeline.table.views import iso
+from osteon.pipeline.table.times import iso
 
 
 @click.command(name="shadow", epilog=example("osteon shadow", "osteon shadow --worst 20 --json"))

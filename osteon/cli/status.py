@@ -16,6 +16,7 @@ from osteon.pipeline.intake import GIGABYTE
 from osteon.pipeline.job import Status
 from osteon.pipeline.table import views
 from osteon.pipeline.table.connection import Table
+from osteon.pipeline.table.times import iso
 from osteon.pipeline.table.workers import engine_state
 from osteon.pipeline.worklock import work_is_running
 
@@ -103,7 +104,7 @@ def _engine(table: Table) -> dict[str, Any]:
     state = engine_state(table)
     if state is None:
         return {"slots": 0, "reason": "", "since": None}
-    return {"slots": state.slots, "reason": state.reason, "since": views.iso(state.updated)}
+    return {"slots": state.slots, "reason": state.reason, "since": iso(state.updated)}
 
 
 def _workers_words(engine: dict[str, Any]) -> str:

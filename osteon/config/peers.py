@@ -43,7 +43,13 @@ class ScpSettings(Section):
         description="How long a series with missing slices, or whose sender was cut off, is waited"
         " for instead.",
     )
-    associations_max: int = Field(64, ge=1, le=1000, description="Associations open at once.")
+    associations_max: int = Field(128, ge=1, le=1000, description="Associations open at once.")
+    associations_per_address_max: int = Field(
+        64,
+        ge=1,
+        le=1000,
+        description="Of these, from one IP address, so that one broken sender shuts nobody out.",
+    )
     pdu_bytes: int = Field(
         131072, ge=4096, le=1048576, description="Longest PDU that peers may send (PS3.8 D.1)."
     )

@@ -25,10 +25,9 @@ from osteon.http.problem import problem_of
 from osteon.http.ranges import UnsatisfiableError, parse_range
 from osteon.http.upload import Accepted, Limits, Upload, too_long
 from osteon.pipeline.table import stored
-from osteon.pipeline.table.reception import Origin
+from osteon.pipeline.table.reception import UPLOAD_AE_TITLE, Origin
 
 router = APIRouter(prefix="/api/v1/files", tags=["Files"])
-CALLING_AE_TITLE = "HTTP"  # Recorded as the source of an upload; routes and sources may name it.
 BLOCK_BYTES = 2**18
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {
@@ -160,7 +159,7 @@ def _open_upload(request: Request, node: Node) -> Upload:
     settings = node.settings
     return Upload(
         node.intake,
-        Origin(CALLING_AE_TITLE, settings.scp.ae_title, address_of(request)),
+        Origin(UPLOAD_AE_TITLE, settings.scp.ae_title, address_of(request)),
         Limits(settings.http.upload_bytes_max, settings.scp.instance_bytes_max),
         node.table.data_dir,
         _boundary_of(request),

@@ -70,11 +70,38 @@ class ResultView(BaseModel):
     deliveries: list[DeliveryView]
 
 
-class SegmentView(BaseModel):
-    """One segment that was found."""
+class CodeView(BaseModel):
+    """A coded concept (PS3.3 8.8)."""
 
+    value: str
+    scheme: str = Field(description="`SCT` is SNOMED CT.")
+    meaning: str
+
+
+class BoxView(BaseModel):
+    """The smallest box of whole voxels that holds a segment."""
+
+    first_zyx: tuple[int, int, int] = Field(
+        description="Slice, row and column of its first voxels on the source grid, from 0."
+    )
+    last_zyx: tuple[int, int, int] = Field(description="Those of its last voxels, still inside.")
+    min_xyz_mm: tuple[float, float, float] = Field(
+        description="Least x, y, z of its corners in the patient (LPS); voxels count in full."
+    )
+    max_xyz_mm: tuple[float, float, float] = Field(description="Greatest x, y, z of its corners.")
+
+
+class SegmentView(BaseModel):
+    """One segment that was found; null where an older version did not tell."""
+
+    number: int | None = Field(description="Segment Number in the Segmentation.")
     label: str
     volume_ml: float
+    box: BoxView | None = Field(description="Where it lies.")
+    rgb: tuple[int, int, int] | None = Field(description="Its colour, sRGB, 0 to 255.")
+    category: CodeView | None = Field(description="Segmented Property Category.")
+    type: CodeView | None = Field(description="Segmented Property Type.")
+    laterality: CodeView | None = Field(description="Its side, where it has one.")
 
 
 class ShadowSegmentView(BaseModel):

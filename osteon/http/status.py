@@ -16,6 +16,7 @@ from osteon.pipeline.instances.spool import free_bytes
 from osteon.pipeline.intake import GIGABYTE, Intake
 from osteon.pipeline.table import shadow, views
 from osteon.pipeline.table.connection import FILE_NAME, Table
+from osteon.pipeline.table.times import iso
 from osteon.pipeline.table.workers import engine_state
 from osteon.pipeline.worklock import work_is_running
 
@@ -134,7 +135,7 @@ def engine_of(table: Table) -> Engine:
     found = engine_state(table)
     if found is None:
         return Engine(slots=0, reason="", since=None)
-    return Engine(slots=found.slots, reason=found.reason, since=views.iso(found.updated))
+    return Engine(slots=found.slots, reason=found.reason, since=iso(found.updated))
 
 
 def _listens(host: str, port: int) -> bool:

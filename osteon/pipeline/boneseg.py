@@ -21,7 +21,12 @@ BONE = Code("272673000", "SCT", "Bone")
 LATERALITY = {"left": Code("7771000", "SCT", "Left"), "right": Code("24028007", "SCT", "Right")}
 
 # The smallest part that is reported, and how many parts get a name of their own: a longer list
-# helps nobody who reads it, and the smallest carpal bone measures about 0.7 to 1 ml.
+# helps nobody who reads it. What is smaller and stands alone is lost: calcifications and noise, but
+# a pisiform or a phalanx of a toe as well.
+#
+# Parts are numbered and not named after anatomy. One part is often many bones: the spine, pelvis
+# and femurs of a pelvis come as one. Its side of the body is not told either, since no position in
+# the patient's coordinates says where the patient's middle is.
 VOLUME_ML_MIN = 1.0
 NAMED_MAX = 20
 

@@ -19,7 +19,8 @@ from osteon.pipeline.proof import Prover
 from osteon.pipeline.sender import Sender, ThreadSender
 from osteon.pipeline.table import deliveries, jobs, lines
 from osteon.pipeline.table.connection import Row, Table
-from osteon.results.scu import Destination, store
+from osteon.results.peer import Destination
+from osteon.results.scu import store
 
 log = structlog.get_logger(__name__)
 
@@ -64,9 +65,10 @@ class Delivery:
     def tick(self) -> None:
         """Record what was sent, and send what is due."""
         for name in [n for n, (future, _) in self._sending.items() if future.done()]:
-            future, delivery = self._sending.pop(name)
+            future, delivery = self._sending[name]
             with suppress(StaleTransition):  # Its job was run again meanwhile, and it is sent anew.
                 self._record(delivery, future)
+            del self._sending[name]  # Not before: what cannot be recorded now is tried again.
         for delivery in deliveries.due(self._table):
             name = delivery["destination"]
             if name in self._sending or not self._sender.room:

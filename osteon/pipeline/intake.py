@@ -18,6 +18,7 @@ from osteon.pipeline.instances.leftovers import recover
 from osteon.pipeline.instances.part10 import FileMeta
 from osteon.pipeline.instances.spool import INCOMING, Spool, free_bytes
 from osteon.pipeline.table import reception, views
+from osteon.pipeline.table.associations import Brought, Rejected, record_rejections
 from osteon.pipeline.table.connection import Table
 from osteon.pipeline.table.reception import Origin, Received
 
@@ -59,16 +60,26 @@ class Intake:
         association_id = reception.open_association(self._table, calling, called, address)
         return Origin(calling, called, address, association_id)
 
-    def close_association(self, origin: Origin, outcome: str, *, cut: bool = False) -> None:
+    def close_association(
+        self, origin: Origin, outcome: str, *, cut: bool = False, brought: Brought | None = None
+    ) -> None:
         """Record how an association ended: ``released``, or why it did not.
 
         Parameters
         ----------
         cut : bool
             Whether its sender was cut off in the middle of something.
+        brought : Brought, optional
+            What came over it; unknown where absent.
         """
         if origin.association_id is not None:
-            reception.close_association(self._table, origin.association_id, outcome, cut=cut)
+            reception.close_association(
+                self._table, origin.association_id, outcome, cut=cut, brought=brought
+            )
+
+    def record_rejections(self, rejections: Sequence[Rejected]) -> None:
+        """Record associations that were rejected, and forget the oldest of very many."""
+        record_rejections(self._table, rejections)
 
     def refusal(self) -> str | None:
         """Return why nothing more can be accepted now, or None.

@@ -18,7 +18,8 @@ from osteon.errors import DeliveryError, NotFoundError
 from osteon.pipeline.table import proofs
 from osteon.pipeline.table.connection import Row, Table
 from osteon.results.commitment import Reference, Report, request
-from osteon.results.scu import Destination, prove
+from osteon.results.peer import Destination
+from osteon.results.scu import prove
 
 SAME_ASSOCIATION_S = 3.0  # Many peers report on an association of their own, at once or when free.
 REPORT_WAIT_S = {Proof.AUTO: 10.0, Proof.COMMITMENT: 60.0}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
+from osteon.errors import OutOfResourcesError
 from osteon.pipeline.table.connection import Row
 
 SENDERS_MAX = 4
@@ -55,8 +56,12 @@ class ThreadSender:
         future.set_running_or_notify_cancel()
         name = f"delivery-{delivery['destination']}"
         thread = threading.Thread(target=self._run, args=(delivery, future), name=name, daemon=True)
-        self._sending.append((thread, future))
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # The system gives no thread now; it is tried again.
+            future.set_exception(OutOfResourcesError(f"it could not be sent: {error}"))
+        else:
+            self._sending.append((thread, future))
         return future
 
     def close(self) -> None:

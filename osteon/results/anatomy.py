@@ -2,8 +2,9 @@
 
 The name of a structure enters, its codes, side and colour leave. Called where a model folder is
 described. The table is that of TotalSegmentator, ``totalsegmentator_snomed_mapping.csv`` (Apache
-License 2.0), of which columns were left out, and one row
-put in: ``bone``, for all of them. https://github.com/wasserth/TotalSegmentator
+License 2.0), of which columns were left out, one row put in, ``bone`` for all of them, and three
+put right: ``gluteus_minimus`` had the code of the gluteus medius, both subclavian arteries that of
+the right one. https://github.com/wasserth/TotalSegmentator
 """
 
 import csv

@@ -24,7 +24,7 @@ from pynetdicom.presentation import build_context, build_role
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from osteon.errors import DeliveryError, OutOfResourcesError, UnparseableError
-from osteon.results.scu import Destination, associate
+from osteon.results.peer import Destination, associate
 
 PUSH_MODEL = str(StorageCommitmentPushModel)
 PUSH_MODEL_INSTANCE = str(StorageCommitmentPushModelInstance)

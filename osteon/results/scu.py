@@ -1,20 +1,13 @@
 """The way out: C-ECHO, C-STORE and C-FIND to a destination.
 
 Part 10 files enter, their outcomes leave; called by the delivery of results, by ``osteon send``
-and by ``osteon echo``. Files go out as they are on the disk, without being decoded. Every wait has
-a deadline, and an association that missed one is never used again.
+and by ``osteon echo``. Files go out as they are on the disk, without being decoded.
 """
 
-import contextlib
-import logging
-import socket
-import ssl
-import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pydicom
 from pydicom.config import disable_value_validation
@@ -22,39 +15,21 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import _config, evt
-from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
-from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
-from osteon.config.settings import TlsSettings
 from osteon.errors import DeliveryError, DeliveryRefusedError
-from osteon.results.turnstile import mend
-from osteon.results.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from osteon.results.peer import Destination, NotOfferedError, associate
 
-CONNECT_S = ASSOCIATE_S = ECHO_S = 5.0
+ECHO_S = 5.0
 FIND_S = 30.0
 STORE_S = 300.0
 PROOF_WAITS_S = (0.5, 2.0)
 _UIDS = ["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"]
 CONTEXTS_MAX = 126  # PS3.8 9.3.2.2 allows 128 presentation contexts in one association
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
-
-
-@dataclass(frozen=True)
-class Destination:
-    """A peer that takes instances: where it is, and how both sides call themselves."""
-
-    ae_title: str
-    host: str
-    port: int
-    calling_ae_title: str = "OSTEON"
-    tls: TlsSettings | None = None
-
-    def __str__(self) -> str:
-        return f"{self.ae_title} at {self.host}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -253,10 +228,6 @@ def prove(destination: Destination, path: Path) -> str:
     raise DeliveryError(f"{destination} took {ds.SOPInstanceUID}, but does not find it by C-FIND")
 
 
-class NotOfferedError(DeliveryRefusedError):
-    """The destination offers none of the services that were asked for."""
-
-
 def _outgoing(path: Path) -> _Outgoing:
     """Read what a file is from its File Meta Information."""
     try:
@@ -331,107 +302,3 @@ def _is_final(status: int) -> bool:
         or 0xC000 <= status <= 0xCFFF  # Cannot understand
         or status in (0x0117, 0x0122, 0x0124)  # Invalid instance, class not supported, forbidden
     )
-
-
-@contextlib.contextmanager
-def associate(
-    destination: Destination,
-    contexts: list[PresentationContext],
-    dimse_s: float,
-    *,
-    negotiation: Sequence[Any] = (),
-    handlers: Sequence[tuple[Any, Callable[..., Any]]] = (),
-) -> Iterator[Association]:
-    """Hold an association; release it at the end, abort it where anything went wrong.
-
-    Parameters
-    ----------
-    destination : Destination
-        The peer.
-    contexts : list of PresentationContext
-        What is proposed.
-    dimse_s : float
-        Deadline for each answer, in seconds.
-    negotiation : sequence
-        Items of extended negotiation, such as roles (PS3.7 D.3.3).
-    handlers : sequence of (event, callable)
-        Bound to the association.
-
-    Raises
-    ------
-    DeliveryError
-        The peer cannot be reached.
-    NotOfferedError
-        The peer accepts none of the contexts.
-    """
-    ae = ApplicationEntity(ae_title=destination.calling_ae_title)
-    ae.connection_timeout, ae.acse_timeout = CONNECT_S, ASSOCIATE_S
-    ae.dimse_timeout = ae.network_timeout = dimse_s
-    ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
-    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    _quieten()
-    try:
-        assoc = ae.associate(
-            destination.host,
-            destination.port,
-            contexts,
-            destination.ae_title,
-            ext_neg=list(negotiation),
-            tls_args=_tls_of(destination),
-            evt_handlers=[(evt.EVT_CONN_OPEN, _prepare, [dimse_s]), *handlers],
-        )
-    except (OSError, ValueError) as error:
-        raise DeliveryError(f"{destination} cannot be reached: {error}") from error
-    if not assoc.is_established:
-        raise _refusal(assoc, destination)
-    try:
-        yield assoc
-        assoc.release()
-    finally:
-        if not assoc.is_released:
-            assoc.abort()
-
-
-def _refusal(assoc: Association, destination: Destination) -> DeliveryError:
-    """Say why there is no association (PS3.8 Table 9-21)."""
-    if assoc.is_rejected:
-        answer = assoc.acceptor.primitive
-        message = (
-            f"{destination} rejected the association: {answer.result_str}, {answer.reason_str}"
-        )
-        # Even a permanent rejection is mended over there: it does not know our AE title yet.
-        return DeliveryError(message)
-    if assoc.rejected_contexts:
-        names = sorted({UID(context.abstract_syntax).name for context in assoc.rejected_contexts})
-        return NotOfferedError(f"{destination} does not take {', '.join(names[:3])}")
-    return DeliveryError(
-        f"{destination} cannot be reached: no connection or no answer within {ASSOCIATE_S:g} s"
-    )
-
-
-def _tls_of(destination: Destination) -> tuple[ssl.SSLContext, str] | None:
-    """Mutual TLS (PS3.15 B.12), or None where the destination has none."""
-    if destination.tls is None:
-        return None
-    context = ssl.create_default_context(cafile=destination.tls.ca)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(destination.tls.certificate, destination.tls.key)
-    return context, destination.host
-
-
-def _prepare(event: evt.Event, send_s: float) -> None:
-    """Send every PDU at once, give up on a peer that stops reading, and lose no answer."""
-    mend(event.assoc)
-    sock = event.assoc.dul.socket.socket
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    deadline = struct.pack("ll", int(send_s), int(send_s % 1 * 1_000_000))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, deadline)
-
-
-def _quieten() -> None:
-    """Let pynetdicom send files from the disk and log nothing, unless someone asked it to."""
-    _config.STORE_SEND_CHUNKED_DATASET = True
-    _config.LOG_HANDLER_LEVEL = "none"
-    logger = logging.getLogger("pynetdicom")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.CRITICAL)

@@ -28,7 +28,8 @@ from pynetdicom.sop_class import uid_to_service_class
 
 from osteon.config.settings import Settings
 from osteon.errors import OsteonError
-from osteon.pipeline.intake import Intake, Stored
+from osteon.pipeline.intake import Intake
+from osteon.pipeline.table.associations import Brought
 from osteon.pipeline.table.reception import Origin
 from osteon.results.commitment import PUSH_MODEL
 from osteon.scp.access import (
@@ -45,7 +46,8 @@ from osteon.scp.commitment import CommitmentScp
 from osteon.scp.contexts import STORAGE_SERVICE_CLASS, is_storage, supported_contexts
 from osteon.scp.direct import DirectAssociation
 from osteon.scp.listener import AssociationRequest
-from osteon.scp.store import OUT_OF_RESOURCES, Reception, status_of, store_instance
+from osteon.scp.rejections import Rejections
+from osteon.scp.store import OUT_OF_RESOURCES, Answer, Reception, status_of, store_instance
 from osteon.scp.transport import wake
 
 RELEASED, NODE_STOPS = "released", "aborted: the node stops"
@@ -64,16 +66,16 @@ class _Visit:
     origin: Origin | None = None
     outcome: str = ""
     storing: bool = False  # An instance is on its way.
-    stored: int = 0
-    duplicates: int = 0
-    refused: int = 0
+    brought: Brought = field(default_factory=Brought)
 
-    def count(self, stored: Stored | None) -> None:
-        """Count an instance; None was refused."""
+    def count(self, answer: Answer) -> None:
+        """Count an instance by what is answered."""
         self.storing = False
-        self.refused += stored is None
-        self.stored += stored is not None
-        self.duplicates += stored is not None and stored.duplicate
+        stored = answer.stored
+        if stored is None:
+            self.brought.refuse(answer.status, answer.why)
+        else:
+            self.brought.store(stored.series_instance_uid, duplicate=stored.duplicate)
 
 
 class Acceptor:
@@ -105,6 +107,7 @@ class Acceptor:
         self._stopping = False
         self._visits: dict[Association, _Visit] = {}
         self._changed = threading.Condition()
+        self._rejections = Rejections(intake.record_rejections)
         self._handlers = (
             (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_SOP_COMMON, self._on_common_extended),
@@ -128,7 +131,7 @@ class Acceptor:
             self._ae,
             visit.sock,
             begin_store=lambda command, syntax: self._begin_store(visit, command, syntax),
-            count_store=lambda answer: visit.count(answer.stored),
+            count_store=visit.count,
             instance_bytes_max=self._settings.scp.instance_bytes_max,
         )
         handlers = [h for h in self._handlers if h[0] is not evt.EVT_C_STORE]
@@ -172,6 +175,10 @@ class Acceptor:
         with self._changed:
             return self._changed.wait_for(lambda: not self._visits, timeout_s)
 
+    def record_rejections(self) -> None:
+        """Put on record who was rejected of late, instead of in a moment."""
+        self._rejections.flush()
+
     def abort_all(self) -> None:
         """Send an A-ABORT to every peer."""
         for assoc in self._open():
@@ -204,7 +211,6 @@ class Acceptor:
                 reports=serves and self._settings.hears(calling),
             )
             return
-        assoc.acse.send_reject(*rejection.triple)
         log.info(
             "association rejected",
             calling_ae_title=calling,
@@ -213,15 +219,19 @@ class Acceptor:
             answer=rejection.triple,
             why=rejection.why,
         )
+        assoc.acse.send_reject(*rejection.triple)
+        answer = ",".join(map(str, rejection.triple))
+        self._rejections.note(calling, called, visit.address, answer, rejection.why, at=time.time())
 
     def _admit(self, visit: _Visit, calling: str, called: str) -> Rejection | None:
         rejection = check_titles(self._settings, calling, called, visit.address)
         if rejection is not None:
             return rejection
-        associations_max = self._settings.scp.associations_max
         with self._changed:
-            if sum(other.accepted for other in self._visits.values()) >= associations_max:
-                return too_many(associations_max)
+            addresses = [other.address for other in self._visits.values() if other.accepted]
+            rejection = too_many(self._settings, addresses, visit.address)
+            if rejection is not None:
+                return rejection
             visit.accepted = True
         try:
             refusal = "the node stops" if self._stopping else self._intake.refusal()
@@ -268,9 +278,9 @@ class Acceptor:
         if visit.origin is None:
             return status_of(OUT_OF_RESOURCES, "the association is not on record")
         bytes_max = self._settings.scp.instance_bytes_max
-        answer, stored = store_instance(event, visit.origin, self._intake, bytes_max)
-        visit.count(stored)
-        return answer
+        answer = store_instance(event, visit.origin, self._intake, bytes_max)
+        visit.count(answer)
+        return status_of(answer.status, answer.comment)
 
     def _begin_store(self, visit: _Visit, command: Command, transfer_syntax_uid: str) -> Reception:
         origin = visit.origin
@@ -312,13 +322,13 @@ class Acceptor:
             called_ae_title=origin.called_ae_title,
             address=visit.address,
             outcome=outcome,
-            stored=visit.stored,
-            duplicates=visit.duplicates,
-            refused=visit.refused,
+            stored=visit.brought.stored,
+            duplicates=visit.brought.duplicates,
+            refused=visit.brought.refused,
             seconds=round(time.monotonic() - visit.opened, 3),
         )
         try:
-            self._intake.close_association(origin, outcome, cut=cut)
+            self._intake.close_association(origin, outcome, cut=cut, brought=visit.brought)
         except OsteonError as error:
             log.warning("association not closed in the table", why=str(error))
 

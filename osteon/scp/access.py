@@ -5,6 +5,7 @@ leaves. An AE title is not authentication: where that is needed, mutual TLS is (
 """
 
 import ipaddress
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from osteon.config.settings import Settings, SourceSettings
@@ -45,9 +46,28 @@ def congested(why: str) -> Rejection:
     return Rejection(2, 3, 1, why)
 
 
-def too_many(associations_max: int) -> Rejection:
-    """Rejected transient, by the presentation-related provider: local limit exceeded."""
-    return Rejection(2, 3, 2, f"{associations_max} associations are open")
+def too_many(settings: Settings, open_addresses: Collection[str], address: str) -> Rejection | None:
+    """Rejected transient, by the presentation-related provider: local limit exceeded; or None.
+
+    Parameters
+    ----------
+    open_addresses : collection of str
+        Where the associations that are open come from, one entry each.
+    address : str
+        Where one more would come from.
+
+    References
+    ----------
+    DICOM PS3.8 9.3.4
+    """
+    count = sum(other == address for other in open_addresses)
+    if count >= settings.scp.associations_per_address_max:
+        why = f"{count} associations from {address} are open (scp.associations_per_address_max)"
+        return Rejection(2, 3, 2, why)
+    if len(open_addresses) >= settings.scp.associations_max:
+        why = f"{len(open_addresses)} associations are open (scp.associations_max)"
+        return Rejection(2, 3, 2, why)
+    return None
 
 
 def check_titles(

@@ -1,8 +1,9 @@
 """The listening socket: connections in, connections with a whole A-ASSOCIATE-RQ out.
 
 Until a peer has sent its A-ASSOCIATE-RQ it costs one thread that sleeps, for at most
-``scp.acse_timeout_s``, and one of `PENDING_MAX` places; the oldest silent one gives way to a new
-one, so that nobody can shut the others out by saying nothing. TLS is spoken in that thread too.
+``scp.acse_timeout_s``, and one of `PENDING_MAX` places. Where none is left, the oldest one of the
+address that holds most of them gives way, so that nobody can shut the others out by saying nothing,
+nor cut off their handshakes. TLS is spoken in that thread too.
 """
 
 import socket
@@ -11,7 +12,8 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from socketserver import BaseServer
 from typing import Any
 
@@ -103,7 +105,7 @@ class Listener(ThreadedAssociationServer):  # type: ignore[misc] # pynetdicom is
         return sock, address
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Give the connection a place; the longest silent one gives way if there is none."""
+        """Give the connection a place; a silent one gives way if there is none."""
         self.hold(client_address, request)
         return True
 
@@ -111,8 +113,8 @@ class Listener(ThreadedAssociationServer):  # type: ignore[misc] # pynetdicom is
         """Count a connection among those that have not said what they want."""
         with self._lock:
             self._pending[client_address] = sock
-            oldest = next(iter(self._pending)) if len(self._pending) > PENDING_MAX else None
-            silent = None if oldest is None else self._pending.pop(oldest)
+            crowded = len(self._pending) > PENDING_MAX
+            silent = self._pending.pop(_least_deserving(self._pending)) if crowded else None
         if silent is not None:
             wake(silent)
 
@@ -142,6 +144,13 @@ class Listener(ThreadedAssociationServer):  # type: ignore[misc] # pynetdicom is
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - its signature
         """Log what nobody foresaw; the connection is closed already."""
         log.error("a connection failed", address=client_address[0], exc_info=sys.exc_info())
+
+
+def _least_deserving(pending: Collection[Any]) -> Any:
+    """Return the oldest of the address that holds most places, of connections as they came."""
+    held = Counter(host for host, *_ in pending)
+    most = max(held.values())
+    return next(peer for peer in pending if held[peer[0]] == most)
 
 
 def _read_request(sock: socket.socket, deadline: float) -> bytes:

@@ -18,7 +18,7 @@ from osteon.pipeline.commitment import Commitments
 from osteon.pipeline.table import commitments
 from osteon.pipeline.table.connection import Row
 from osteon.results.commitment import send_report
-from osteon.results.scu import Destination
+from osteon.results.peer import Destination
 
 POLL_S = 5.0  # A net: what is due is known, and clocks are set.
 TRY_S = 120.0  # Longer than one attempt can take.

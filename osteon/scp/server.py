@@ -119,6 +119,12 @@ class Receiver:
         self._acceptor.refuse_new()
         if self._listener is not None:
             self._listener.shutdown()
+        try:
+            self._empty(timeout_s)
+        finally:
+            self._acceptor.record_rejections()
+
+    def _empty(self, timeout_s: float) -> None:
         if self._acceptor.wait_until_empty(timeout_s):
             return
         self._acceptor.abort_all()

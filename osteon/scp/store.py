@@ -33,10 +33,8 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
-def store_instance(
-    event: Any, origin: Origin, intake: Intake, instance_bytes_max: int
-) -> tuple[Dataset, Stored | None]:
-    """Store the instance of a C-STORE-RQ and return the status of the C-STORE-RSP.
+def store_instance(event: Any, origin: Origin, intake: Intake, instance_bytes_max: int) -> "Answer":
+    """Store the instance of a C-STORE-RQ and return what to answer.
 
     A data set over the limit of length is answered 0xA700: it may well be understood, so 0xC000
     would be untrue, and it is the node's resources that are limited (PS3.4 Table B.2-1).
@@ -49,12 +47,6 @@ def store_instance(
         The association that it came over.
     instance_bytes_max : int
         A data set longer than this is refused.
-
-    Returns
-    -------
-    tuple of Dataset and Stored or None
-        Status (0000,0900) with Error Comment (0000,0902), and what became of the instance; None
-        where it was refused.
 
     References
     ----------
@@ -74,18 +66,22 @@ def store_instance(
             dataset=dataset,
         )
     except Exception as error:  # noqa: BLE001 - it is logged, and answered whatever it is
-        refusal = refuse(error, origin, uid)
-        return status_of(refusal.status, refusal.comment), None
-    return status_of(SUCCESS), stored
+        return refuse(error, origin, uid)
+    return Answer(SUCCESS, stored=stored)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Status (0000,0900), Error Comment (0000,0902), and what became of the instance."""
+    """Status (0000,0900), why it is no success, and what became of the instance."""
 
     status: int
-    comment: str = ""
+    why: str = ""
     stored: Stored | None = None
+
+    @property
+    def comment(self) -> str:
+        """Error Comment (0000,0902)."""
+        return error_comment(self.why)
 
 
 class Reception:
@@ -170,7 +166,7 @@ def refuse(error: Exception, origin: Origin, sop_instance_uid: str) -> Answer:
         sop_instance_uid=sop_instance_uid[:80],
         why=why,
     )
-    return Answer(status, error_comment(why))
+    return Answer(status, why)
 
 
 def too_long(instance_bytes_max: int) -> OutOfResourcesError:

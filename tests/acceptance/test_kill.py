@@ -11,7 +11,8 @@ import pytest
 
 from osteon.errors import DeliveryError
 from osteon.pipeline.instances.part10 import decode_header
-from osteon.results.scu import Destination, store
+from osteon.results.peer import Destination
+from osteon.results.scu import store
 from tests.acceptance.ct import series_uid, write_series
 from tests.acceptance.parts import Node, Orthanc
 from tests.tools import wait_until

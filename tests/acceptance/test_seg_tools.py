@@ -18,7 +18,8 @@ import SimpleITK
 from numpy.typing import NDArray
 
 from osteon.results.gate import check_result
-from osteon.results.scu import Destination, find_instance, store
+from osteon.results.peer import Destination
+from osteon.results.scu import find_instance, store
 from osteon.results.seg import Algorithm, encode_segmentation, write_part10
 from osteon.results.segment import Code, Segment
 from tests.tools import free_port, require_script, require_tool, wait_until

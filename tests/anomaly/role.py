@@ -149,8 +149,12 @@ class Role:
         return int(self._status("Threads"))
 
     def descriptors(self) -> int:
-        """How many files and sockets it holds open."""
-        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+        """How many files and sockets it holds open, but for drafts that stand ready."""
+        return sum(
+            1
+            for link in Path(f"/proc/{self.pid}/fd").iterdir()
+            if "/incoming/receive/" not in _target(link)
+        )
 
     def memory_kib(self) -> int:
         """Resident memory."""
@@ -167,6 +171,13 @@ class Role:
     def _status(self, key: str) -> str:
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(key))
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except OSError:  # It was closed meanwhile.
+        return ""
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def _assert_nothing_is_lost(settings: Settings, senders: list[Sender]) -> None:
 def test_a_full_disk_is_answered_so_that_the_sender_tries_again(tmp_path: Path) -> None:
     """A limit on file sizes stands for the disk: the write fails in the middle of the file."""
     settings = loopback_settings(tmp_path)
-    with receiving(settings, file_bytes_max=600_000), RawPeer(settings.scp.port) as peer:
+    with receiving(settings, file_bytes_max=1_200_000), RawPeer(settings.scp.port) as peer:
         assert peer.send_ct(ct_slice(1))[0] == 0x0000
         assert peer.send_ct(ct_slice(2, rows=1024))[0] == 0xA700
         assert peer.send_ct(ct_slice(3))[0] == 0x0000

@@ -155,6 +155,18 @@ def test_a_trace_tells_the_way_by_every_name(node: Node, job: dict[str, Any]) ->
 
 
 @pytest.mark.usefixtures("job")
+def test_the_associations_of_a_sender(node: Node) -> None:
+    (came,) = node.json("associations", "list", "--ae", "OSTEON", "--since", "2020-01-31")
+    assert (came["stored"], came["duplicates"], came["refused"]) == (16, 0, 0)
+    assert node.json("associations", "list", "--ae", "CT9") == []
+    _, row = node.run("associations", "list").stdout.splitlines()
+    assert row.split()[4:] == ["OSTEON", "OSTEON", "127.0.0.1", "16", "0", "0", "released"]
+    way = r"  \d{4}-.* association of OSTEON at 127\.0\.0\.1 to OSTEON until \d{4}-.*"
+    for name, said in (("1", "16 instances; released"), ("OSTEON", "16 instances; released")):
+        assert re.search(f"{way}: {said}\n", node.run("trace", name).stdout)
+
+
+@pytest.mark.usefixtures("job")
 def test_status_says_that_all_roles_run(node: Node) -> None:
     found = node.json("status")
     assert found["roles"] == {"receive": True, "work": True, "http": True}

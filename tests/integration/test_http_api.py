@@ -11,9 +11,10 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -64,7 +65,24 @@ def problem_of(response: httpx.Response, status: int) -> dict[str, object]:
     return found
 
 
-def finished_job(table: Table, uid: str = SERIES) -> int:
+# What a result of an older version says of a segment, and what a new one does.
+OLD_SACRUM = {"label": "Sacrum", "volume_ml": 251.5}
+SACRUM: dict[str, Any] = OLD_SACRUM | {
+    "number": 1,
+    "box": {
+        "first_zyx": [3, 210, 190],
+        "last_zyx": [31, 270, 320],
+        "min_xyz_mm": [-45.5, 20.25, -300.0],
+        "max_xyz_mm": [52.75, 66.0, -213.0],
+    },
+    "rgb": [230, 159, 0],
+    "category": {"value": "123037004", "scheme": "SCT", "meaning": "Anatomical Structure"},
+    "type": {"value": "54735007", "scheme": "SCT", "meaning": "Sacrum"},
+    "laterality": None,
+}
+
+
+def finished_job(table: Table, uid: str = SERIES, found: Mapping[str, Any] = OLD_SACRUM) -> int:
     """Take the received series through the route by the table's own events."""
     row = table.row("SELECT * FROM series WHERE series_instance_uid = ?", (uid,))
     assert row is not None
@@ -82,9 +100,8 @@ def finished_job(table: Table, uid: str = SERIES) -> int:
     preview = NewResult("preview", f"results/{job_id}/preview.png", 4, "b" * 64, "image/png")
     (folder / "seg.dcm").write_bytes(b"seg")
     seg = NewResult("seg", f"results/{job_id}/seg.dcm", 3, "c" * 64, "application/dicom", "1.2.8")
-    found = [{"label": "Sacrum", "volume_ml": 251.5}]
     jobs.finish_encode(
-        table, jobs.get(table, job_id), attempt, [seg, preview], found, "encoded 1 segment"
+        table, jobs.get(table, job_id), attempt, [seg, preview], [found], "encoded 1 segment"
     )
     return job_id
 
@@ -287,12 +304,12 @@ def test_pages_of_files(served: Served) -> None:
 
 def test_a_job_from_end_to_end(served: Served) -> None:
     served.client.post(FILES, content=dicom_file())
-    job_id = finished_job(served.table)
+    job_id = finished_job(served.table, found=SACRUM)
 
     view = served.client.get(f"{PREDICT}/{SERIES}").json()
     assert view == served.client.get(f"{PREDICT}/{job_id}").json()
     assert (view["id"], view["status"], view["stage"]) == (str(job_id), "delivering", "deliver")
-    assert view["segments"] == [{"label": "Sacrum", "volume_ml": 251.5}]
+    assert view["segments"] == [SACRUM]
     (seg,) = [result for result in view["results"] if result["kind"] == "seg"]
     assert [delivery["destination"] for delivery in seg["deliveries"]] == ["pacs"]
     assert served.client.get(f"{FILES}/{seg['path']}").content == b"seg"
@@ -306,6 +323,21 @@ def test_a_job_from_end_to_end(served: Served) -> None:
     again = served.client.post(f"{PREDICT}/{SERIES}")
     assert (again.status_code, again.json()["status"]) == (202, "waiting")
     assert again.json()["reason"] == "run again by http 127.0.0.1"
+
+
+def test_a_result_of_an_older_version_tells_what_it_knows(served: Served) -> None:
+    served.client.post(FILES, content=dicom_file())
+    finished_job(served.table)
+    assert served.client.get(f"{PREDICT}/{SERIES}").json()["segments"] == [
+        dict.fromkeys(SACRUM) | OLD_SACRUM
+    ]
+
+
+def test_segments_are_described_to_programs(shared: Served) -> None:
+    schemas = shared.client.get("/api/openapi.json").json()["components"]["schemas"]
+    assert set(schemas["SegmentView"]["required"]) == set(SACRUM)
+    assert set(schemas["BoxView"]["required"]) == set(SACRUM["box"])
+    assert set(schemas["CodeView"]["required"]) == set(SACRUM["type"])
 
 
 def test_the_views_of_the_table_are_told_whole(served: Served) -> None:

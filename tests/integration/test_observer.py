@@ -12,12 +12,13 @@ from pydicom import dcmread
 from structlog.testing import capture_logs
 
 from osteon.config.settings import Settings
-from osteon.errors import ModelError, StageError, StaleTransition, VolumeError
+from osteon.errors import ModelError, OutOfResourcesError, StageError, StaleTransition, VolumeError
 from osteon.pipeline import outcomes
 from osteon.pipeline.completeness import RETURN_WAIT_S
 from osteon.pipeline.instances.spool import free_bytes
 from osteon.pipeline.job import Stage
 from osteon.pipeline.observer import SWEEP_S
+from osteon.pipeline.table import deliveries as delivery_table
 from osteon.pipeline.table import jobs as job_table
 from osteon.pipeline.table import listening, stored, views
 from osteon.pipeline.table import series as series_table
@@ -113,7 +114,7 @@ def test_a_series_goes_the_whole_way(make, pacs):
     assert job["reason"] == "delivered to pacs"
     status = views.predict(node.table, SERIES)
     assert status["status"] == "done"
-    assert status["segments"] == [{"label": "Bone 1", "volume_ml": 1.0}]
+    assert [(s["label"], s["volume_ml"]) for s in status["segments"]] == [("Bone 1", 1.0)]
     seg = next(r for r in status["results"] if r["kind"] == "seg")
     assert uids_in(pacs.folder) == [seg["sop_instance_uid"]]
     disk_path, facts = stored.file(node.table, seg["path"])
@@ -232,6 +233,21 @@ def test_a_receiver_that_is_never_started_again_is_waited_for_ten_minutes(make):
     assert node.jobs() == []
     node.clock.advance(0.1)
     node.tick_until_state("done")
+
+
+def test_a_receiver_that_is_back_between_two_looks_has_cut_off_whom_it_heard_then(make):
+    """As one that is killed again and again as soon as it listens."""
+    node = make()
+    node.kill_receiver()
+    assert node.observer.tick()
+    node.clock.advance(RETURN_WAIT_S + 1.0)
+    node.start_receiver()
+    node.receive([1, 2, 3], origin=node.intake.open_association("CT1", "OSTEON", "::1"))
+    node.kill_receiver()
+    assert node.observer.tick()
+    assert node.jobs() == []
+    said = views.predict(node.table, SERIES)["reason"]
+    assert said == "waits for the receiver to listen again: it stopped while CT1 was sending"
 
 
 def test_after_a_power_cut_a_series_waits_whichever_role_is_up_first(make):
@@ -684,6 +700,27 @@ def test_one_busy_destination_neither_spins_nor_blocks_another(tmp_path):
         hold.set()
         node.tick_until(lambda: {job["state"] for job in node.jobs()} == {"done"})
         node.close()
+
+
+def test_what_was_sent_and_could_not_be_recorded_is_recorded_later(tmp_path, make, monkeypatch):
+    """As when the table's disk is full at this very moment; nobody starts the node again for it."""
+    full = [OutOfResourcesError("the job table cannot be written: database or disk is full")]
+    real = delivery_table.deliver
+
+    def deliver(*arguments):
+        if full:
+            raise full.pop()
+        real(*arguments)
+
+    monkeypatch.setattr(delivery_table, "deliver", deliver)
+    with StandInPacs(tmp_path / "pacs") as pacs:
+        node = make(port=pacs.port)
+        node.receive(range(1, 4))
+        wait_until(lambda: not node.observer.tick(), 30.0)  # That step fails.
+        assert not full
+        job = node.tick_until_state("done")
+        assert job["reason"] == "delivered to pacs"
+        assert len(pacs.received) == 1
 
 
 @refused_connection

@@ -25,9 +25,10 @@ from pynetdicom.presentation import AllStoragePresentationContexts
 
 from osteon.config.settings import TlsSettings
 from osteon.errors import DeliveryError, DeliveryRefusedError
-from osteon.results import scu
+from osteon.results import peer
 from osteon.results.pacs import StandInPacs
-from osteon.results.scu import Destination, StoreOutcome, echo, find_instance, store
+from osteon.results.peer import Destination
+from osteon.results.scu import StoreOutcome, echo, find_instance, store
 from tests.tools import free_port, require_tool, wait_until
 
 # pynetdicom 3.0.4 drops the socket of a refused connection without closing it.
@@ -215,7 +216,7 @@ def test_a_peer_that_does_not_answer_is_given_up_at_the_deadline(tmp_path: Path)
 def test_a_peer_that_accepts_the_connection_and_says_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scu, "ASSOCIATE_S", 0.5)
+    monkeypatch.setattr(peer, "ASSOCIATE_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.monotonic()
         with pytest.raises(DeliveryError, match=r"no answer within 0\.5 s"):

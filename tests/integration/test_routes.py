@@ -3,15 +3,19 @@
 import json
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from pydicom import dcmread
 
 from osteon.cli.main import cli
 from osteon.config.load import load_settings
+from osteon.pipeline.phantoms.phantom import write_phantom
 from osteon.pipeline.table import views
+from tests.anomaly import series_changes
 from tests.pipeline_parts import HandClock, Node, ThreadEngine, store_slices
 
 DAY_S = 86400.0
@@ -182,6 +186,53 @@ def test_a_new_configuration_with_a_bad_pattern_is_refused_before_anything_is_co
     code, out, err = diff(config, text)
     assert (code, out) == (2, "")
     assert "route[0].match.SeriesDescription.regex: not a regular expression" in err
+
+
+@pytest.fixture(scope="module")
+def multiframes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of 3 mm slices as single frames, legacy converted, and as Enhanced CT of 1 mm."""
+    folder = tmp_path_factory.mktemp("study")
+    write_phantom(folder / "single", slices=4, rows=32, columns=32, spacing_mm=(3.0, 1.0, 1.0))
+    singles = [dcmread(path) for path in sorted((folder / "single" / "dicom").iterdir())]
+    thinner = deepcopy(singles)
+    for number, ds in enumerate(thinner):
+        ds.SliceThickness, ds.SeriesInstanceUID = "1", "2.25.910"
+        ds.ImagePositionPatient[2] = float(number)
+    (folder / "multi").mkdir()
+    series_changes.write(
+        [*series_changes.legacy_converted(singles), *series_changes.enhanced()(thinner)],
+        folder / "multi",
+    )
+    return folder
+
+
+def test_a_multi_frame_ct_meets_conditions_by_what_its_frames_say(
+    config: Path, multiframes: Path
+) -> None:
+    text = config.read_text().replace(
+        "match = {", "match = { SliceThickness = { max = 2.0 }, PixelSpacing = { max = 1.0 },"
+    )
+    config.write_text(text)
+    says = _tested(config, multiframes)
+    assert says[2] == (True, "every condition holds")
+    assert says[:2] == [(False, "SliceThickness is 3, above 2")] * 2
+
+
+def test_the_thinnest_of_a_study_may_be_a_multi_frame_one(config: Path, multiframes: Path) -> None:
+    config.write_text(f'{config.read_text()}series = "thinnest"\n')
+    says = _tested(config, multiframes)
+    assert says[2] == (True, "every condition holds")
+    assert says[0][1] == says[1][1] == "the thinnest series of its study is 2.25.910"
+
+
+def _tested(config: Path, folder: Path) -> list[tuple[bool, str]]:
+    """What `osteon routes test` says: of the single frames, the converted, and the enhanced."""
+    line = ["routes", "test", str(folder), "--json", "--config", str(config)]
+    answers = json.loads(CliRunner().invoke(cli, line).stdout)["series"]
+    by_uid = {answer["series_instance_uid"]: answer["routes"][0] for answer in answers}
+    (single,) = set(by_uid) - {"2.25.900", "2.25.910"}
+    order = (single, "2.25.900", "2.25.910")
+    return [(by_uid[uid]["taken"], by_uid[uid]["why"]) for uid in order]
 
 
 def test_a_study_of_six_reconstructions_is_one_job(config: Path) -> None:

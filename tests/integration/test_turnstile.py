@@ -13,9 +13,9 @@ import pytest
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Verification
 
-from osteon.results import scu
+from osteon.results import peer
 from osteon.results.pacs import StandInPacs
-from osteon.results.scu import Destination, associate
+from osteon.results.peer import Destination, associate
 from osteon.results.turnstile import Turnstile
 
 LATE_S = 0.05
@@ -59,7 +59,7 @@ def statuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any) -> list
         assoc._reactor_checkpoint = make(assoc)
         assoc._reactor_checkpoint.set()
 
-    monkeypatch.setattr(scu, "mend", put)
+    monkeypatch.setattr(peer, "mend", put)
     found: list[int | None] = []
     with StandInPacs(tmp_path / "pacs") as pacs:
         destination = Destination(pacs.ae_title, "127.0.0.1", pacs.port)

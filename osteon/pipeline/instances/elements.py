@@ -2,10 +2,11 @@
 
 Bytes enter, the raw values of a few wanted elements leave. It knows well-formed encodings only and
 says so where it meets another; ``index.py``, its caller, then asks pydicom, which is six times
-slower and forgives more.
+slower and forgives more. ``framegroups.py`` goes on where the functional groups begin.
 """
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -36,19 +37,22 @@ class Walk:
     ----------
     at : int
         Of one that ended between two elements: where the next one begins, in bytes.
+    left : int
+        How many more elements may be walked over.
     """
 
     values: dict[int, bytes] = field(default_factory=dict)
     end: End = End.WHOLE
     at: int = 0
+    left: int = ELEMENTS_MAX
 
 
-class _CutError(Exception):
-    pass
+class CutError(Exception):
+    """The bytes end in the middle of an element."""
 
 
-class _OddError(Exception):
-    pass
+class OddError(Exception):
+    """An encoding that a walker does not know."""
 
 
 def walk(
@@ -78,26 +82,48 @@ def walk(
     """
     found = Walk()
     try:
-        walker = _Walker(data, implicit=implicit, little=little)
+        walker = Walker(data, implicit=implicit, little=little)
         found.at = walker.collect(found.values, wanted, until_group)
-    except _CutError:
+        found.left = walker.left
+    except CutError:
         found.end = End.CUT
-    except _OddError:
+    except OddError:
         found.end = End.ODD
     return found
 
 
-class _Walker:
-    def __init__(self, data: bytes, *, implicit: bool, little: bool) -> None:
+class Walker:
+    """Goes over the elements of some bytes; all that it does together is limited.
+
+    Parameters
+    ----------
+    data, implicit, little
+        As `walk` takes them.
+    left : int
+        How many elements it may go over.
+    """
+
+    def __init__(
+        self, data: bytes, *, implicit: bool, little: bool, left: int = ELEMENTS_MAX
+    ) -> None:
         order = "<" if little else ">"
         self._data = data
         self._implicit = implicit
         self._explicit_header = struct.Struct(order + "HH2sH").unpack_from
         self._implicit_header = struct.Struct(order + "HHI").unpack_from
         self._length = struct.Struct(order + "I").unpack_from
-        self._left = ELEMENTS_MAX
+        self.left = left
 
     def collect(self, values: dict[int, bytes], wanted: frozenset[int], until_group: int) -> int:
+        """Collect the wanted values and return the place where the walk ended; see `walk`.
+
+        Raises
+        ------
+        CutError, OddError
+            It ends elsewhere than between two elements.
+        UnparseableError
+            Too many elements.
+        """
         data, end, at = self._data, len(self._data), 0
         explicit, read = not self._implicit, self._explicit_header
         while at + 8 <= end:
@@ -107,7 +133,7 @@ class _Walker:
                 start = at + 8
                 self._count()
             else:
-                group, element, start, length = self._header(at, implicit=self._implicit)
+                group, element, start, length = self.header(at)
             if group >= until_group:
                 return at
             if length == UNDEFINED:
@@ -117,19 +143,65 @@ class _Walker:
             tag = group << 16 | element
             if tag in wanted:
                 if at > end:
-                    raise _CutError
+                    raise CutError
                 values[tag] = data[start:at]
         if at != end:
-            raise _CutError
+            raise CutError
         return at
 
+    def elements(self, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Yield tag, and first and last place of the value, of the elements between two places.
+
+        Raises
+        ------
+        CutError, OddError, UnparseableError
+            As `collect`.
+        """
+        while at + 8 <= end:
+            group, element, start, length = self.header(at)
+            at = self.after(at, start, length)
+            yield group << 16 | element, start, at
+        if at != end:
+            raise CutError
+
+    def first_item(self, start: int) -> tuple[int, int]:
+        """Return first and last place of the first item of a sequence whose value starts here.
+
+        Raises
+        ------
+        CutError
+            More bytes are to come.
+        OddError
+            There is none.
+        UnparseableError
+            Too many elements.
+
+        References
+        ----------
+        DICOM PS3.5 7.5
+        """
+        group, element, at, length = self._header(start, implicit=True)
+        if (group, element) != (0xFFFE, _ITEM):
+            raise OddError
+        end = self._after_item(at, DEPTH_MAX) - 8 if length == UNDEFINED else at + length
+        if end > len(self._data):
+            raise CutError
+        return at, end
+
+    def after(self, at: int, start: int, length: int) -> int:
+        """Return the place after the element that starts here, of which `header` told the rest."""
+        return self._after_sequence(start, at, DEPTH_MAX) if length == UNDEFINED else start + length
+
+    def header(self, at: int) -> tuple[int, int, int, int]:
+        """Return group, element, place and length of the value of the element that starts here."""
+        return self._header(at, implicit=self._implicit)
+
     def _count(self) -> None:
-        self._left -= 1
-        if self._left < 0:
+        self.left -= 1
+        if self.left < 0:
             raise UnparseableError(f"a header of more than {ELEMENTS_MAX} elements")
 
     def _header(self, at: int, *, implicit: bool) -> tuple[int, int, int, int]:
-        """Return group, element, place and length of the value of the element that starts here."""
         self._count()
         try:
             if implicit:
@@ -141,19 +213,19 @@ class _Walker:
             if vr in LONG_VR:
                 return group, element, at + 12, self._length(self._data, at + 8)[0]
         except struct.error:
-            raise _CutError from None
-        raise _OddError
+            raise CutError from None
+        raise OddError
 
     def _after_sequence(self, start: int, header_at: int, depth: int) -> int:
         """Return the place after a value of undefined length: items, then a delimiter."""
         # Of an explicit VR element UN the items are in implicit VR, PS3.5 6.2.2; seldom enough.
         if depth == 0 or self._data[header_at + 4 : header_at + 6] == b"UN":
-            raise _OddError
+            raise OddError
         at = start
         while True:
             group, element, at, length = self._header(at, implicit=True)
             if group != 0xFFFE or element not in {_ITEM, _SEQUENCE_END}:
-                raise _OddError
+                raise OddError
             if element == _SEQUENCE_END:
                 return at
             at = self._after_item(at, depth) if length == UNDEFINED else at + length
@@ -163,7 +235,7 @@ class _Walker:
             if self._data[at : at + 2] in {b"\xfe\xff", b"\xff\xfe"}:
                 group, element, start, _ = self._header(at, implicit=True)
                 if (group, element) != (0xFFFE, _ITEM_END):
-                    raise _OddError
+                    raise OddError
                 return start
             _, _, start, length = self._header(at, implicit=self._implicit)
             undefined = length == UNDEFINED

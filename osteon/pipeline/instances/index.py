@@ -18,7 +18,7 @@ from io import BytesIO
 from typing import Any
 
 from pydicom import Dataset, config
-from pydicom.datadict import keyword_for_tag, tag_for_keyword
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
@@ -31,13 +31,16 @@ from pydicom.uid import (
 
 from osteon.errors import InvalidUIDError, UnparseableError
 from osteon.pipeline.images.extent import Extent
+from osteon.pipeline.instances import framegroups
 from osteon.pipeline.instances.elements import ELEMENTS_MAX, End, Walk, walk
+from osteon.pipeline.instances.framegroups import FrameGroups
 
 HEADER_BYTES_MAX = 8 * 2**20  # Of a deflated data set, inflated; no header is longer.
 _HEADER_BYTES = 64 * 1024  # Most are shorter; where not, four times as much is looked at next.
 VALUE_CHARACTERS_MAX = 256
-# Functional groups of multi-frame instances, waveforms, pixels: nothing behind them is for routes.
-_BULK_GROUP = 0x5200
+# Functional groups of multi-frame instances, waveforms, pixels: of these, routes are told of what
+# the former say of the first frame.
+_BULK_GROUP = framegroups.GROUP
 # As text, since pydicom's UIDs compare ten times slower.
 _IMPLICIT, _BIG_ENDIAN = str(ImplicitVRLittleEndian), str(ExplicitVRBigEndian)
 _DEFLATED = str(DeflatedExplicitVRLittleEndian)
@@ -113,20 +116,26 @@ class Header:
     def values(self) -> dict[str, list[str]]:
         """Keyword → its values as text, of every plain element before the pixels; for routes.
 
+        Of a multi-frame instance what its functional groups say of its first frame is among them.
         An element whose value cannot be read is left out: the instance is none the worse for it.
         """
         found = {}
         with _pydicom("values"):
-            ds = self._head.parse()
+            ds, at = self._head.parse()
             for tag in sorted(ds.keys()):
                 keyword = keyword_for_tag(tag)
+                # To look at a sequence is to parse it, however many elements it has.
+                if not keyword or dictionary_VR(tag) == "SQ":
+                    continue
                 try:
                     element = ds[tag]
-                    if keyword and element.VR not in _LEFT_OUT_VR and element.value not in _EMPTY:
+                    if element.VR not in _LEFT_OUT_VR and element.value not in _EMPTY:
                         found[keyword] = _texts(element.value)
                 except _UNREADABLE:
                     continue
-        return found
+        of_frame = self._head.of_first_frame(at)
+        image_type = {"ImageType": of_frame["FrameType"]} if "FrameType" in of_frame else {}
+        return image_type | found | of_frame
 
 
 class HeaderReader:
@@ -188,7 +197,8 @@ class HeaderReader:
     def _attempt(self) -> Header | None:
         head = _Head(self._inflated(), self._syntax)
         found = head.walk()
-        is_enough = found.end is End.WHOLE or self._enough == HEADER_BYTES_MAX
+        is_whole = found.end is End.WHOLE and not head.groups(found.at, found.left).is_cut()
+        is_enough = is_whole or self._enough == HEADER_BYTES_MAX
         return self._read(head, found) if is_enough else None
 
     def _read(self, head: "_Head", found: Walk) -> Header:
@@ -199,7 +209,7 @@ class HeaderReader:
         texts = _plain_texts(found)
         if texts is None:
             with _pydicom(f"transfer syntax {self._syntax}"):
-                ds = head.parse()
+                ds, _ = head.parse()
                 texts = {keyword: _texts(ds.get(keyword)) for keyword in _KEYWORDS}
         return _header(texts, head)
 
@@ -279,14 +289,27 @@ class _Head:
             little=self.little,
         )
 
-    def parse(self) -> Dataset:
-        """Parse it with pydicom; call it within `_pydicom`."""
-        return read_dataset(
-            _MeteredBytes(self.raw),
+    def parse(self) -> tuple[Dataset, int]:
+        """Parse it with pydicom, and say where what is bulk begins; call it within `_pydicom`."""
+        file = _MeteredBytes(self.raw)
+        ds = read_dataset(
+            file,
             is_implicit_VR=self.implicit,
             is_little_endian=self.little,
             stop_when=_is_bulk,
         )
+        return ds, file.tell()
+
+    def groups(self, at: int, elements_max: int) -> FrameGroups:
+        return FrameGroups(
+            self.raw, at, implicit=self.implicit, little=self.little, elements_max=elements_max
+        )
+
+    def of_first_frame(self, at: int) -> dict[str, list[str]]:
+        """Return what the functional groups, which begin at a place, say of the first frame."""
+        found = self.groups(at, ELEMENTS_MAX).values()
+        plain = {k: raw.decode("ascii") for k, raw in found.items() if _PLAIN.fullmatch(raw)}
+        return {k: _texts(text.split("\\")) for k, text in plain.items() if text.strip(" \0")}
 
 
 class _MeteredBytes(BytesIO):

@@ -6,6 +6,7 @@ MONAI bundle most in its configuration; of other weights the user says it.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from typing import Any
 
 from osteon.errors import ModelError
 from osteon.pipeline.models.fileformat import check_format
-from osteon.pipeline.models.modelspec import SPEC_FILE, check_name, read_spec
+from osteon.pipeline.models.modelspec import NAME_PATTERN, NAMED, SPEC_FILE, read_spec
 from osteon.pipeline.models.weights import Files, digest_of, read_files
 from osteon.results.anatomy import structure
 
@@ -71,10 +72,12 @@ def make_folder(into: Path, name: str, kind: str, weights: Path, draft: Draft) -
     Raises
     ------
     ModelError
-        The name is none, the folder is there already, the weights cannot be read or are of another
-        kind, or the draft is no valid ``model.toml``; then nothing is left behind.
+        The name is none that a model can have, the folder is there already, the weights cannot be
+        read or are of another kind, or the draft is no valid ``model.toml``; then nothing is left
+        behind.
     """
-    check_name(name)
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ModelError(f"{name!r} is no name of a model: take {NAMED}")
     folder = into / name
     chosen = {"nnunet": _is_nnunet_part, "monai-bundle": BUNDLE_FILES.__contains__}.get(kind)
     files = _read(weights, chosen)

@@ -4,7 +4,6 @@ A path enters, a `ModelSpec` leaves or a `ModelError` of one line that names fil
 Called by `osteon.pipeline.models.model`, which loads what the specification describes.
 """
 
-import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -17,15 +16,15 @@ from osteon.results.segment import Code
 SPEC_FILE = "model.toml"
 
 RESERVED = "builtin:"  # What the names of models begin with that are no folders.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-NAMED = "1 to 64 letters, digits, '.', '_' or '-', of which the first is a letter or a digit"
-Name = Annotated[str, Field(pattern=rf"^({RESERVED})?{NAME.pattern}$")]
+NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"  # Of a folder.
+NAMED = "at most 64 letters, digits, '_', '.' and '-', a letter or a digit first"
+Name = Annotated[str, Field(pattern=f"^({RESERVED})?{NAME_PATTERN}$")]
 # What a pattern means, in words.
 PATTERNS = {
-    "name": f"has to be {NAMED}",
-    "weights": "has to be a file or folder beside it, named by letters, digits, '.', '_' or '-'",
-    "sha256": "has to be 64 hexadecimal digits in lower case",
-    "orientation": "has to be three of the letters L R P A S I, such as LPS",
+    "name": f"take {NAMED}",
+    "weights": "name a file or folder beside it, of letters, digits, '_', '.' and '-'",
+    "sha256": "it has to be 64 hexadecimal digits in lower case",
+    "orientation": "it has to be three of the letters L R P A S I, such as LPS",
 }
 Byte = Annotated[int, Field(ge=0, le=255)]
 # The patient axis of a direction: x to the left, y to the back, z to the head (PS3.3 C.7.6.2.1.1).
@@ -190,25 +189,13 @@ class ModelSpec(_Part):
         return self
 
 
-def check_name(name: str) -> None:
-    """Refuse what cannot be the name of a model folder.
-
-    Raises
-    ------
-    ModelError
-        It has other characters, or is too long.
-    """
-    if not NAME.fullmatch(name):
-        raise ModelError(f"{name!r} is no name of a model: it has to be {NAMED}")
-
-
 def _fault_of(error: ValidationError) -> str:
     """Return the first fault that was found: which key, and what is wrong with it."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or "model"
     pattern = PATTERNS.get(str(first["loc"][-1])) if first["loc"] else None
     if first["type"] == "string_pattern_mismatch" and pattern is not None:
-        return f"{key}: {first['input']!r}: it {pattern}"
+        return f"{key}: {first['input']!r}: {pattern}"
     said = {"missing": "is missing", "extra_forbidden": "unknown key"}.get(first["type"])
     return f"{key}: {said or first['msg'].removeprefix('Value error, ')}"
 

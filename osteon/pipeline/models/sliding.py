@@ -230,7 +230,8 @@ def _finished(
             mean = slab.mean(start, stop)
             if not torch.isfinite(mean.sum()):
                 raise ModelError(
-                    "the network's logits are not finite: run.precision may have to be float32"
+                    "the network's logits are not finite (NaN or infinite): if run.precision is "
+                    "float16 take float32, else look at its weights and at the scaling in input"
                 )
             yield step.first + start - step.finished.start, mean[:, :, *area]
         if step is not steps[-1]:

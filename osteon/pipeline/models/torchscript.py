@@ -63,6 +63,9 @@ def script_of(content: bytes, path: Path, device: torch.device) -> torch.nn.Modu
         except (RuntimeError, ValueError) as error:
             if gpu_is_full(error):
                 raise torch.OutOfMemoryError(last_line(error)) from error
-            said = last_line(error).partition(". This is an internal")[0]  # What follows is untrue.
-            raise ModelError(f"{path}: no TorchScript archive: {said}") from error
+            # What follows torch's first sentence supposes that the file is damaged.
+            said = last_line(error).partition(". ")[0]
+            raise ModelError(
+                f"{path}: no TorchScript archive, which torch.jit.save writes: {said}"
+            ) from error
     return script

@@ -45,7 +45,10 @@ def read_weights(path: Path, sha256: str) -> Files:
         raise ModelError(f"{path}: weights cannot be read: {error.strerror}") from error
     found = digest_of(files, is_folder=path.is_dir())
     if found != sha256:
-        raise ModelError(f"{path}: sha256 is {found}, model.toml says {sha256}: not loaded")
+        raise ModelError(
+            f"{path}: sha256 is {found}, model.toml says {sha256}: not loaded; put the weights "
+            "back that it means or, if these are right, their sha256 into it"
+        )
     return files
 
 

@@ -85,6 +85,11 @@ def _0008_listening(db: Database) -> None:
     _run(db, "0008_listening.sql")
 
 
+@migrations()
+def _0011_associations(db: Database) -> None:
+    _run(db, "0011_associations.sql")
+
+
 def _run(db: Database, file: str) -> None:
     statement = ""
     for line in resources.files(__package__).joinpath(file).read_text().splitlines():

@@ -32,6 +32,7 @@ _FORGET = (
     " (SELECT id FROM series WHERE series_instance_uid = :uid)",
     "DELETE FROM job WHERE series_id IN (SELECT id FROM series WHERE series_instance_uid = :uid)",
     "DELETE FROM instance WHERE series_instance_uid = :uid",
+    "DELETE FROM duplicate WHERE series_instance_uid = :uid",
     "DELETE FROM series WHERE series_instance_uid = :uid",
 )
 
@@ -114,7 +115,8 @@ def forget(table: Table, series_instance_uid: str) -> None:
     with table.write():
         came_by = table.rows(
             "SELECT DISTINCT association_id AS id FROM instance"
-            " WHERE series_instance_uid = :uid AND association_id IS NOT NULL",
+            " WHERE series_instance_uid = :uid AND association_id IS NOT NULL"
+            " UNION SELECT association_id FROM duplicate WHERE series_instance_uid = :uid",
             uid,
         )
         for statement in _FORGET:
@@ -122,6 +124,7 @@ def forget(table: Table, series_instance_uid: str) -> None:
         for row in came_by:
             table.change(
                 "DELETE FROM association WHERE id = :id AND closed IS NOT NULL"
-                " AND NOT EXISTS (SELECT 1 FROM instance WHERE association_id = :id)",
+                " AND NOT EXISTS (SELECT 1 FROM instance WHERE association_id = :id)"
+                " AND NOT EXISTS (SELECT 1 FROM duplicate WHERE association_id = :id)",
                 {"id": row["id"]},
             )

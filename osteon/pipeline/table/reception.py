@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from osteon.pipeline.completeness import quiet_words
 from osteon.pipeline.instances.index import Header, to_json
+from osteon.pipeline.table.associations import Brought
 from osteon.pipeline.table.connection import Row, Table
 
+UPLOAD_AE_TITLE = "HTTP"  # Recorded as the source of an upload; routes and sources may name it.
 _COLUMNS = (
     "sop_instance_uid, digest, sop_class_uid, transfer_syntax_uid, series_instance_uid,"
     " association_id, path, size, instance_number, position, orientation, received, generation"
@@ -64,20 +66,33 @@ def open_association(table: Table, calling: str, called: str, address: str) -> i
         )
 
 
-def close_association(table: Table, association_id: int, outcome: str, *, cut: bool) -> None:
-    """Record how an association ended; what was recorded first stays.
+def close_association(
+    table: Table, association_id: int, outcome: str, *, cut: bool, brought: Brought | None = None
+) -> None:
+    """Record how an association ended and what came over it; what was recorded first stays.
 
     Parameters
     ----------
     cut : bool
         Whether its sender was cut off: it was in the middle of something, and has to come again.
+    brought : Brought, optional
+        Unknown where absent.
     """
+    counts: tuple[object, ...] = (None, None, None, "")
+    if brought is not None:
+        counts = (brought.stored, brought.duplicates, brought.refused, brought.refusal)
     with table.write():
-        table.change(
-            "UPDATE association SET closed = ?, outcome = ?, cut = ?"
-            " WHERE id = ? AND closed IS NULL",
-            (table.clock(), outcome, int(cut), association_id),
+        closed = table.change(
+            "UPDATE association SET closed = ?, outcome = ?, cut = ?, stored = ?, duplicates = ?,"
+            " refused = ?, refusal = ? WHERE id = ? AND closed IS NULL",
+            (table.clock(), outcome, int(cut), *counts, association_id),
         )
+        for uid, instances in brought.again.items() if closed and brought else ():
+            table.change(
+                "INSERT INTO duplicate (association_id, series_instance_uid, instances)"
+                " VALUES (?, ?, ?)",
+                (association_id, uid, instances),
+            )
 
 
 def find_instance(table: Table, header: Header, digest: str) -> Row | None:
@@ -233,9 +248,15 @@ def _open_generation(table: Table, origin: Origin, header: Header, quiet_s: floa
     table.insert(
         "INSERT INTO transition (at, series_id, event, to_state, who, why)"
         " VALUES (?, ?, 'open', 'receiving', 'intake', ?)",
-        (now, series_id, f"generation {generation} from {origin.calling_ae_title}"),
+        (now, series_id, f"generation {generation} from {_sender(origin)}"),
     )
     return generation
+
+
+def _sender(origin: Origin) -> str:
+    """Name a sender; an upload has no association that tells where it came from."""
+    is_upload = origin.association_id is None and origin.calling_ae_title == UPLOAD_AE_TITLE
+    return f"an HTTP upload by {origin.address}" if is_upload else origin.calling_ae_title
 
 
 def _row_of(origin: Origin, received: Received, now: float) -> tuple[object, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from osteon.errors import NotFoundError
 from osteon.pipeline.table.connection import Row, Table
-from osteon.pipeline.table.views import iso
+from osteon.pipeline.table.times import iso
 
 INPUTS, RESULTS = "inputs", "results"
 _LAST_CHARACTER = "\U0010ffff"  # Behind every other, in UTF-8 too.

@@ -10,13 +10,13 @@ three are None. One job by itself also tells by ``ahead`` how many of its line e
 """
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 from osteon.errors import NotFoundError
 from osteon.pipeline.job import Stage, State, Status, progress_of, status_of
-from osteon.pipeline.table import shadow, tally
+from osteon.pipeline.table import associations, shadow, tally
 from osteon.pipeline.table.connection import Row, Table
+from osteon.pipeline.table.times import iso
 from osteon.pipeline.table.waits import Wait, Waits
 
 _JOBS = (
@@ -42,13 +42,6 @@ _OVER = (
 _PAIRS_OF: dict[Status, list[tuple[Stage, State]]] = {
     status: [(a, b) for a in Stage for b in State if status_of(a, b) is status] for status in Status
 }
-
-
-def iso(seconds: float | None) -> str | None:
-    """Write a time as ISO 8601 in UTC."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def count_waiting(table: Table) -> int:
@@ -170,12 +163,6 @@ def _story(table: Table, series: Row) -> dict[str, Any]:
         " FROM transition WHERE series_id = ? ORDER BY id",
         (series["id"],),
     )
-    associations = table.rows(
-        "SELECT association.*, count(*) AS instances FROM instance JOIN association"
-        " ON association.id = instance.association_id WHERE series_instance_uid = ?"
-        " AND generation = ? GROUP BY association.id",
-        (series["series_instance_uid"], series["generation"]),
-    )
     found = table.rows(f"{_JOBS} WHERE series.id = ? ORDER BY job.id", (series["id"],))
     receiving = series["state"] == "receiving"
     wait = Waits(table).of_series(series) if receiving else None
@@ -192,18 +179,9 @@ def _story(table: Table, series: Row) -> dict[str, Any]:
         "until": iso(wait.until) if wait is not None else None,
         "first": iso(series["first"]),
         "last": iso(series["last"]),
-        "associations": [
-            {
-                "calling_ae_title": row["calling_ae_title"],
-                "called_ae_title": row["called_ae_title"],
-                "address": row["address"],
-                "opened": iso(row["opened"]),
-                "closed": iso(row["closed"]),
-                "outcome": row["outcome"],
-                "instances": row["instances"],
-            }
-            for row in associations
-        ],
+        "associations": associations.of_series(table, series),
+        "uploaded": associations.uploaded(table, series),
+        "source": series["calling_ae_title"],
         "jobs": [_predict_job(table, job) for job in found],
         "events": [dict(row) | {"at": iso(row["at"])} for row in entries],
     }
@@ -285,9 +263,15 @@ def _predict_job(table: Table, job: Row) -> dict[str, Any]:
             }
             for result in results
         ],
-        "segments": json.loads(job["segments"]),
+        "segments": [_SEGMENT | segment for segment in json.loads(job["segments"])],
         "shadow": [_shadow(row) for row in shadow.of_job(table, job["id"])],
     }
+
+
+# Results of older versions tell label and volume of a segment only.
+_SEGMENT = dict.fromkeys(
+    ("number", "label", "volume_ml", "box", "rgb", "category", "type", "laterality")
+)
 
 
 def _shadow(job: Row) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from osteon.results.preview import write_preview
 from osteon.results.seg import Algorithm, encode_segmentation, write_part10
 from osteon.results.segment import Code, Segment
 from osteon.results.source import read_frame_headers
+from osteon.results.summary import summary_of
 from osteon.results.uids import derive_uid
 
 PREDICTION, LABELS, SEGMENTS = "prediction.raw", "labels.raw", "segments.json"
@@ -152,10 +153,7 @@ def _encode(request: StageRequest) -> tuple[str, dict[str, Any]]:
         "sop_instance_uid": str(ds.SOPInstanceUID),
         "sop_class_uid": str(ds.SOPClassUID),
         "series_instance_uid": str(ds.SeriesInstanceUID),
-        "segments": [
-            {"label": segment.label, "volume_ml": round(segment.volume_ml, 3)}
-            for segment in segments
-        ],
+        "segments": summary_of(segments, labels_zyx, volume.geometry.affine),
         "files": {name: _facts_of(request.out / name) for name in (SEG, PREVIEW)},
     }
     _warm.drop(request)

@@ -74,7 +74,7 @@ def options_of(command: click.Command) -> list[str]:
 def test_the_commands_of_the_design_are_there() -> None:
     assert set(LEAVES) == {
         *("serve", "demo", "run", "send", "echo", "watch", "trace", "status", "phantom", "shadow"),
-        *("verify", "purge"),
+        *("verify", "purge", "associations list"),
         *("jobs list", "jobs show", "jobs retry", "jobs cancel"),
         *("config show", "config check", "config reference"),
         *("models list", "models show", "models verify", "models init"),

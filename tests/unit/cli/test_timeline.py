@@ -36,10 +36,18 @@ STORY: dict[str, Any] = {
             "calling_ae_title": "CT1\x1b[2J",
             "called_ae_title": "OSTEON",
             "address": "10.0.0.5",
+            "opened": AT.format(0),
+            "closed": AT.format(3),
             "outcome": "released",
             "instances": 60,
+            "again": 0,
+            "refused": 0,
+            "refusal": "",
+            "rejected": 0,
         }
     ],
+    "uploaded": 0,
+    "source": "CT1",
     "events": [
         event(0, "open", None, None),
         event(7.25, "complete", None, None),
@@ -100,6 +108,40 @@ def test_a_story_is_told_in_order_and_says_what_is_now() -> None:
     assert any("last instance durable" in line for line in lines)
     assert "  now: job 1 is done: delivered to pacs" in lines
     assert lines[-1] == "  now: pacs delivered"
+
+
+def test_a_story_tells_what_came_when_and_by_which_way() -> None:
+    (came,) = STORY["associations"]
+    again = {"instances": 0, "again": 60, "refused": 2, "refusal": "0xA700: full"}
+    story = STORY | {
+        "associations": [came, came | again, came | {"closed": None, "outcome": None}],
+        "uploaded": 3,
+    }
+    lines = list(lines_of(story))
+    assert "  3 instances without an association: uploaded, or put back on record" in lines[2]
+    told = [line.partition(" association of ")[2] for line in lines[3:6]]
+    assert told[0].startswith("CT1\x1b[2J at 10.0.0.5 to OSTEON until 2025-03-01 ")
+    assert told[0].endswith("03.000: 60 instances; released")
+    assert told[1].endswith(
+        ": 0 instances, 60 held already, 2 refused, the last with 0xA700: full; released"
+    )
+    assert told[2].endswith(": 60 instances, still open")
+    assert "  3 instances by HTTP upload" in lines_of(story | {"source": "HTTP"})
+
+
+def test_one_association_for_each_slice_is_one_line() -> None:
+    (came,) = STORY["associations"]
+    each = [
+        came | {"opened": AT.format(n), "closed": AT.format(n + 0.5), "instances": 1}
+        for n in range(30)
+    ]
+    each[20] |= {"refused": 1, "refusal": "0xA700: full"}
+    lines = [line for line in lines_of(STORY | {"associations": each}) if " of CT1" in line]
+    assert len(lines) == 3
+    assert "  20 associations of CT1" in lines[0]
+    assert lines[0].endswith("19.500: 20 instances; released")
+    assert "  association of CT1" in lines[1]
+    assert "  9 associations of CT1" in lines[2]
 
 
 def test_a_receiving_series_says_what_it_waits_for() -> None:

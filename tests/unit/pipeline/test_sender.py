@@ -3,7 +3,7 @@
 import threading
 import time
 
-from osteon.errors import DeliveryError
+from osteon.errors import DeliveryError, OutOfResourcesError
 from osteon.pipeline import sender
 from osteon.pipeline.sender import SENDERS_MAX, ThreadSender
 from tests.tools import wait_until
@@ -40,3 +40,18 @@ def test_a_peer_that_hangs_takes_a_place_and_holds_up_no_end(monkeypatch):
     release.set()
     for future in futures:
         assert future.result(10) == "True"
+
+
+def test_where_no_thread_can_be_had_it_is_tried_again(monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    sending = ThreadSender(lambda delivery: "stored")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        error = sending.send(row(1)).exception(1)
+    assert isinstance(error, OutOfResourcesError)
+    assert error.retryable
+    assert sending.room == SENDERS_MAX
+    sending.close()
+    assert sending.send(row(1)).result(10) == "stored"

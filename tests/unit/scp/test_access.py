@@ -84,5 +84,30 @@ def test_an_unknown_caller_does_not_learn_which_titles_are_answered() -> None:
 
 def test_the_other_answers() -> None:
     assert congested("x").triple == (2, 3, 1)
-    assert too_many(64).triple == (2, 3, 2)
     assert malformed("x").triple == (1, 2, 1)
+
+
+def test_each_address_has_its_own_limit() -> None:
+    settings = Settings.model_validate(
+        {"scp": {"associations_max": 5, "associations_per_address_max": 3}}
+    )
+    crowd = ["10.0.0.5"] * 3
+
+    assert too_many(settings, crowd[:2], "10.0.0.5") is None
+    assert too_many(settings, crowd, "10.0.0.6") is None
+    one = too_many(settings, crowd, "10.0.0.5")
+    everyone = too_many(settings, [*crowd, "10.0.0.6", "::1"], "10.0.0.7")
+
+    assert one is not None
+    assert one.triple == (2, 3, 2)
+    assert one.why == "3 associations from 10.0.0.5 are open (scp.associations_per_address_max)"
+    assert everyone is not None
+    assert everyone.triple == (2, 3, 2)
+    assert everyone.why == "5 associations are open (scp.associations_max)"
+
+
+def test_a_busy_archive_fits_beside_one_broken_sender() -> None:
+    broken = ["10.0.0.5"] * Settings().scp.associations_per_address_max
+
+    for count in range(50):
+        assert too_many(Settings(), [*broken, *["10.0.0.6"] * count], "10.0.0.6") is None

@@ -54,10 +54,10 @@ def event(dataset: bytes = b"\0" * 10) -> Any:
 )
 def test_every_fault_is_answered_by_a_status_that_fits(error: Exception, status: int) -> None:
     with capture_logs() as logs:
-        answer, stored = store_instance(event(), ORIGIN, FailingIntake(error), 100)  # type: ignore[arg-type]
+        answer = store_instance(event(), ORIGIN, FailingIntake(error), 100)  # type: ignore[arg-type]
 
-    assert stored is None
-    assert answer.Status == status
+    assert answer.stored is None
+    assert answer.status == status
     refused = [line for line in logs if line["event"] == "instance refused"]
     assert len(refused) == 1
     assert refused[0]["status"] == f"{status:#06x}"
@@ -75,10 +75,10 @@ def test_a_fault_that_nobody_foresaw_leaves_its_traceback_in_the_log() -> None:
 
 def test_a_data_set_over_the_limit_is_out_of_resources() -> None:
     with capture_logs():
-        answer, _ = store_instance(event(bytes(101)), ORIGIN, FailingIntake(AssertionError()), 100)  # type: ignore[arg-type]
+        answer = store_instance(event(bytes(101)), ORIGIN, FailingIntake(AssertionError()), 100)  # type: ignore[arg-type]
 
-    assert answer.Status == 0xA700
-    assert answer.ErrorComment == "the data set is longer than 100 bytes"
+    assert answer.status == 0xA700
+    assert answer.comment == "the data set is longer than 100 bytes"
 
 
 def test_the_error_comment_fits_a_long_string() -> None:

@@ -126,14 +126,14 @@ def test_what_is_walked_is_what_pydicom_reads(data):
     )
     with pytest.MonkeyPatch.context() as patch:
         quick = read_header(slice_, ExplicitVRLittleEndian)
-        patch.setattr(elements._Walker, "collect", _odd)
+        patch.setattr(elements.Walker, "collect", _odd)
         slow = read_header(slice_, ExplicitVRLittleEndian)
     assert quick == slow
     assert quick.values == slow.values
 
 
 def _odd(*_):
-    raise elements._OddError
+    raise elements.OddError
 
 
 @pytest.mark.parametrize("step", [1, 7, 1000, 10**6])

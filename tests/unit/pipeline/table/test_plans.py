@@ -6,6 +6,7 @@ import pytest
 
 from osteon.pipeline.job import Status
 from osteon.pipeline.table import (
+    associations,
     deliveries,
     jobs,
     lines,
@@ -132,6 +133,13 @@ def test_how_a_series_was_sent_is_found_without_a_scan(table, filled):
     for plan in plans_of(table, lambda: listening.decisive_association(table, SERIES_ROW)):
         assert "instance_series" in plan
         assert not re.search(r"SCAN (association|instance)\b", plan)
+
+
+def test_the_latest_associations_come_in_index_order(table, filled):
+    for asked in ({}, {"calling": "CT1"}, {"since": 5.0}):
+        for plan in plans_of(table, lambda: associations.latest(table, **asked)):  # noqa: B023
+            assert not re.search(r"association\b.*TEMP B-TREE", plan)
+            assert not re.search(r"SCAN (association|rejection)\b(?! USING)", plan)
 
 
 def test_storing_an_instance_scans_nothing(table, filled):

@@ -1,0 +1,168 @@
+"""Who associated, what came of it, and who was turned away."""
+
+import json
+
+import pytest
+from sqlite_utils import Database
+
+from osteon.config.settings import Settings
+from osteon.pipeline.intake import Intake
+from osteon.pipeline.purge import purge
+from osteon.pipeline.table import associations, reception, views
+from osteon.pipeline.table.associations import REJECTIONS_MAX, SERIES_MAX, Brought, Rejected
+from osteon.pipeline.table.connection import Table, migrations, open_table
+from osteon.pipeline.table.reception import Origin
+from tests.pipeline_parts import SERIES, store_slices
+
+BEFORE = "_0011_associations"
+
+
+@pytest.fixture
+def intake(table):
+    return Intake(Settings(data_dir=table.data_dir, pipeline={"disk_reserve_gb": 0.0}), table)
+
+
+@pytest.fixture
+def visit(table, clock, intake):
+    """Bring slices over an association of ten seconds, as the acceptor does."""
+
+    def bring(numbers, calling="CT1"):
+        origin = intake.open_association(calling, "OSTEON", "10.0.0.5")
+        brought = Brought()
+        for stored in store_slices(intake, numbers, origin=origin):
+            brought.store(stored.series_instance_uid, duplicate=stored.duplicate)
+        clock.advance(10.0)
+        intake.close_association(origin, "released", brought=brought)
+
+    return bring
+
+
+def rejected(calling="CT1", at=100.0, times=1, answer="1,1,3"):
+    return Rejected(calling, "OSTEON", "10.0.0.5", answer, f"why {times}", at, at, times)
+
+
+def test_what_came_is_on_record_when_it_closes(table, clock, intake):
+    origin = intake.open_association("CT1", "OSTEON", "10.0.0.5")
+    (open_one,) = associations.latest(table)
+    assert (open_one["closed"], open_one["stored"]) == (None, None)
+    brought = Brought()
+    brought.store("1.2", duplicate=False)
+    brought.store("1.2", duplicate=True)
+    brought.refuse(0xA700, "disk reserve reached")
+    brought.refuse(0xC000, "no data set " + "x" * 1000)
+    clock.advance(10.0)
+    intake.close_association(origin, "released", brought=brought)
+    intake.close_association(origin, "again", brought=Brought())
+    (one,) = associations.latest(table)
+    assert (one["stored"], one["duplicates"], one["refused"]) == (2, 1, 2)
+    assert one["refusal"].startswith("0xC000: no data set xxx")
+    assert len(one["refusal"]) == 256
+    assert (one["outcome"], one["rejected"]) == ("released", 0)
+    assert json.loads(json.dumps(one)) == one
+
+
+def test_series_sent_again_are_told_of_up_to_a_limit():
+    brought = Brought()
+    for number in range(SERIES_MAX + 5):
+        brought.store(f"1.2.{number}", duplicate=True)
+    brought.store("1.2.0", duplicate=True)
+    assert brought.duplicates == SERIES_MAX + 6
+    assert len(brought.again) == SERIES_MAX
+    assert brought.again["1.2.0"] == 2
+
+
+def test_a_series_sent_again_is_in_its_story(table, clock, visit):
+    visit([1, 2, 3])
+    clock.advance(100.0)
+    visit([1, 2, 3], calling="ARCHIVE")
+    (story,) = views.trace(table, SERIES)
+    came = [(a["calling_ae_title"], a["instances"], a["again"]) for a in story["associations"]]
+    assert came == [("CT1", 3, 0), ("ARCHIVE", 0, 3)]
+    assert story["associations"][1]["opened"] == views.iso(clock.now - 10.0)
+    assert story["uploaded"] == 0
+
+
+def test_what_came_again_belongs_to_the_generation_of_its_time(table, clock, visit):
+    visit([1, 2])
+    visit([1], calling="FIRST")
+    with table.write():
+        table.change("UPDATE series SET state = 'complete'")
+    clock.advance(100.0)
+    visit([1, 2, 3], calling="LATE")
+    first, second = views.trace(table, SERIES)
+    assert [a["calling_ae_title"] for a in first["associations"]] == ["CT1", "FIRST"]
+    (late,) = second["associations"]
+    assert (late["instances"], late["again"]) == (1, 2)
+
+
+def test_an_upload_is_told_as_one(table, intake):
+    store_slices(intake, [1, 2], origin=Origin("HTTP", "OSTEON", "10.0.0.9"))
+    (story,) = views.trace(table, SERIES)
+    assert (story["uploaded"], story["source"], story["associations"]) == (2, "HTTP", [])
+    assert story["events"][0]["why"] == "generation 1 from an HTTP upload by 10.0.0.9"
+
+
+def test_rejections_that_are_alike_are_one_row(table):
+    associations.record_rejections(table, [rejected(at=100.0), rejected("CT2", at=150.0)])
+    associations.record_rejections(table, [rejected(at=200.0, times=4)])
+    newest, other = associations.latest(table)
+    assert (newest["calling_ae_title"], newest["rejected"]) == ("CT1", 5)
+    assert newest["outcome"] == "rejected 1,1,3: why 4"
+    assert newest["opened"] == "1970-01-01T00:01:40.000+00:00"
+    assert newest["closed"] == "1970-01-01T00:03:20.000+00:00"
+    assert other["calling_ae_title"] == "CT2"
+
+
+def test_very_many_rejections_cost_a_bounded_table(table):
+    for start in (0, REJECTIONS_MAX):
+        numbers = range(start, start + REJECTIONS_MAX)
+        associations.record_rejections(table, [rejected(f"X{n}", at=float(n)) for n in numbers])
+    rows = table.rows("SELECT calling_ae_title AS title FROM rejection ORDER BY last")
+    assert len(rows) == REJECTIONS_MAX
+    assert rows[0]["title"] == f"X{REJECTIONS_MAX}"
+
+
+def test_the_latest_of_one_sender_and_since_a_time(table, clock, visit):
+    visit([1])
+    clock.advance(1000.0)
+    visit([2], calling="CT2")
+    visit([3])
+    associations.record_rejections(table, [rejected("CT1", at=clock.now)])
+    outcomes = [(a["calling_ae_title"], a["outcome"][:8]) for a in associations.latest(table)]
+    assert outcomes == [
+        ("CT1", "rejected"),
+        ("CT1", "released"),
+        ("CT2", "released"),
+        ("CT1", "released"),
+    ]
+    assert len(associations.latest(table, calling="CT1")) == 3
+    assert len(associations.latest(table, since=clock.now - 500)) == 3
+    assert len(associations.latest(table, calling="CT1", since=clock.now - 500, limit=1)) == 1
+    assert associations.latest(table, calling="CT3") == []
+
+
+def test_purge_takes_what_came_again_along(table, clock, visit):
+    visit([1, 2, 3])
+    visit([1, 2, 3])
+    with table.write():
+        table.change("UPDATE series SET state = 'complete'")
+    clock.advance(1000.0)
+    assert purge(table, SERIES, clock.now) is not None
+    assert table.rows("SELECT * FROM duplicate") == []
+    assert table.rows("SELECT * FROM association") == []
+
+
+def test_a_table_from_before_keeps_its_associations(tmp_path):
+    old = Table(tmp_path)
+    migrations.apply(Database(old._conn), stop_before=BEFORE)
+    old.insert(
+        "INSERT INTO association (calling_ae_title, called_ae_title, address, opened, closed,"
+        " outcome) VALUES ('CT1', 'OSTEON', '::1', 10, 20, 'released')"
+    )
+    old.close()
+    table = open_table(tmp_path)
+    (one,) = associations.latest(table)
+    assert (one["outcome"], one["stored"], one["refusal"]) == ("released", None, "")
+    reception.open_association(table, "CT2", "OSTEON", "::1")
+    assert len(associations.latest(table)) == 2
+    table.close()
