@@ -6,13 +6,12 @@ Settings enter, one line per fault leaves. Called by ``config check``; nothing i
 import os
 import ssl
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from osteon.config.extras import load_extra
 from osteon.config.settings import ClusterSettings, Settings, TlsSettings
-from osteon.errors import ConfigError, ModelError
-from osteon.pipeline.models.model import ENTRY_POINT_GROUP, list_models
+from osteon.errors import ConfigError, OsteonError
+from osteon.pipeline.models.model import list_models, load_model, spec_of
 from osteon.pipeline.table.connection import NETWORK_FILE_SYSTEMS, file_system_of
 
 
@@ -46,17 +45,23 @@ def _model_faults(settings: Settings) -> Iterator[str]:
     models_dir = settings.pipeline.models_dir
     if models_dir is not None and not models_dir.is_dir():
         yield f"pipeline.models_dir: {models_dir} is not a folder"
-    try:
-        known = {spec.name for spec in list_models(models_dir)}
-    except ModelError as error:
+    _, broken = list_models(models_dir)
+    for error in broken:
         yield f"pipeline.models_dir: {error.message}"
-        return
-    known |= entry_points(group=ENTRY_POINT_GROUP).names
+    named: dict[str, str] = {}
     for route in settings.routes:
         place = f"route {route.name!r}" if settings.route else "pipeline.model"
         for model in (route.model, *route.shadow):
-            if model not in known:
-                yield f"{place}: no model {model!r}: known are {', '.join(sorted(known))}"
+            named.setdefault(model, place)
+    told = {error.message for error in broken}
+    for model, place in named.items():
+        try:
+            # Whether a package's model can be made, its own code alone knows.
+            if spec_of(model, models_dir) is None:
+                load_model(model, models_dir)
+        except OsteonError as error:
+            if error.message not in told:
+                yield f"{place}: {error.message}"
 
 
 def _file_faults(key: str, path: Path | None) -> Iterator[str]:

@@ -1,7 +1,9 @@
 """``osteon models``: what can be run, what it says of itself, and whether it loads."""
 
+import math
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +13,11 @@ import numpy as np
 
 from osteon.cli.options import config_option, example, json_option, settings_in_force
 from osteon.cli.output import write_json, write_table
-from osteon.errors import ConfigError, ModelError
+from osteon.cli.tune import facts_of, folder_of, listen, show_tuned, tune_folder, write_if_better
+from osteon.errors import ConfigError, StageError
 
 if TYPE_CHECKING:
-    from osteon.pipeline.models.modelspec import InputSpec, ModelSpec
+    from osteon.pipeline.models.modelspec import InputSpec, ModelSpec, SegmentSpec
 
 KINDS = ("torchscript", "torch-export", "monai-bundle", "onnx", "nnunet")
 PROBE_SHAPE = (24, 96, 96)  # slices, rows, columns of the phantom that `verify` runs a model on
@@ -33,11 +36,14 @@ class _Numbers(click.ParamType[tuple[float, ...]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[float, ...]:
         try:
-            return tuple(self._kind(number) for number in str(value).split(","))
+            numbers = tuple(self._kind(number) for number in str(value).split(","))
         except ValueError:
             whole = "whole " if self._kind is int else ""
             said = f"{value!r} is no list of {whole}numbers such as 64,96,96"
             return self.fail(said, param, ctx)
+        if not all(map(math.isfinite, numbers)):
+            return self.fail(f"{value!r} has a number without end", param, ctx)
+        return numbers
 
 
 @click.group(name="models", epilog=example("osteon models list"))
@@ -48,19 +54,29 @@ def command() -> None:
 @command.command(name="list", epilog=example("osteon models list --json"))
 @config_option
 @json_option
-def list_models(as_json: bool) -> None:
+def list_all(as_json: bool) -> None:
     """List the models that can be run.
 
     Those built in come first, then those of pipeline.models_dir, then those of packages.
     """
     # Models bring torch, which takes seconds to load.
-    from osteon.pipeline.models.model import installed_models  # noqa: PLC0415 - see above
+    from osteon.pipeline.models.model import list_models  # noqa: PLC0415 - see above
+    from osteon.pipeline.models.packaged import installed_models  # noqa: PLC0415 - see above
 
-    specs, installed = _specs(), installed_models()
+    specs, faults = list_models(settings_in_force().pipeline.models_dir)
+    installed = installed_models()
     if as_json:
         entries = [{"name": n, "version": v, "kind": "entry-point"} for n, v in installed]
         write_json([*(spec.model_dump(mode="json") for spec in specs), *entries])
-        return
+    else:
+        _write_list(specs, installed)
+    for fault in faults[1:]:
+        click.echo(f"osteon: {fault.message}", err=True)
+    if faults:
+        raise faults[0]
+
+
+def _write_list(specs: Sequence["ModelSpec"], installed: Sequence[tuple[str, str]]) -> None:
     rows: list[tuple[object, ...]] = [
         (spec.name, spec.version, spec.kind, spec.input.dimension, len(spec.output.segments) or "")
         for spec in specs
@@ -74,13 +90,23 @@ def list_models(as_json: bool) -> None:
 @json_option
 @click.argument("name")
 def show(name: str, as_json: bool) -> None:
-    """Show what a model takes and which segments it gives."""
-    spec = next((spec for spec in _specs() if spec.name == name), None)
+    """Show what a model takes and which segments it gives.
+
+    One that a package brings is made for it, as a worker does.
+    """
+    # Models bring torch, which takes seconds to load.
+    from osteon.pipeline.models.model import spec_of  # noqa: PLC0415 - see above
+
+    spec = spec_of(name, settings_in_force().pipeline.models_dir)
     if spec is None:
-        raise ModelError(f"no model {name!r}: see `osteon models list`")
-    if as_json:
+        _show_packaged(name, as_json)
+    elif as_json:
         write_json(spec.model_dump(mode="json"))
-        return
+    else:
+        _write_spec(spec)
+
+
+def _write_spec(spec: "ModelSpec") -> None:
     for key, value in (
         ("name", spec.name),
         ("version", spec.version),
@@ -92,10 +118,37 @@ def show(name: str, as_json: bool) -> None:
         ("patch", spec.input.patch),
     ):
         click.echo(f"{key:<10}{value}")
-    if spec.output.segments:
+    _write_segments(spec.output.segments)
+
+
+def _show_packaged(name: str, as_json: bool) -> None:
+    # Models bring torch, which takes seconds to load.
+    from osteon.pipeline.models.model import load_model  # noqa: PLC0415 - see above
+    from osteon.pipeline.models.packaged import package_of  # noqa: PLC0415 - see above
+
+    model = load_model(name, settings_in_force().pipeline.models_dir)
+    facts = {
+        "name": name,
+        "version": model.version,
+        "kind": "entry-point",
+        "package": package_of(name),
+        "digest": model.digest,
+        "input": model.dimension,
+    }
+    if as_json:
+        segments = [segment.model_dump(mode="json") for segment in model.segments]
+        write_json(facts | {"segments": segments})
+        return
+    for key, value in facts.items():
+        click.echo(f"{key:<10}{value}")
+    _write_segments(model.segments)
+
+
+def _write_segments(segments: Sequence["SegmentSpec"]) -> None:
+    if segments:
         rows = [
             (s.value, s.label, f"{s.type.meaning} ({s.type.scheme} {s.type.value})", s.laterality)
-            for s in spec.output.segments
+            for s in segments
         ]
         write_table(("value", "segment", "type", "laterality"), rows)
     else:
@@ -163,14 +216,33 @@ def init(
         return
     click.echo(f"{folder / 'model.toml'} describes it: look it through")
     click.echo(f"then: osteon models verify {name}")
+    click.echo(f"and, on the machine that will run it: osteon models verify {name} --tune")
 
 
 @command.command(epilog=example("osteon models verify builtin:bone"))
 @config_option
 @json_option
 @click.argument("name")
-def verify(name: str, as_json: bool) -> None:
-    """Load a model, check its digest, and run it on a phantom."""
+@click.option("--tune", is_flag=True, help="Measure precisions and memory formats.")
+@click.option(
+    "--limit",
+    "limit_s",
+    type=click.FloatRange(min=1.0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time for --tune.",
+)
+@click.option("--write", is_flag=True, help="Put what --tune found best into the model.toml.")
+def verify(name: str, as_json: bool, tune: bool, limit_s: float, write: bool) -> None:
+    """Load a model, check its digest, and run it on a phantom.
+
+    With --tune also: how fast it is in each precision and memory format here, and whether its
+    labels stay the same.
+    """
+    if write and not tune:
+        raise click.UsageError("--write goes with --tune, which finds out what to write")
+    folder = folder_of(name) if tune else None
     # Models bring torch, which takes seconds to load.
     from osteon.pipeline.models.model import load_model  # noqa: PLC0415 - see above
     from osteon.pipeline.phantoms.phantom import render_phantom  # noqa: PLC0415 - see above
@@ -179,10 +251,14 @@ def verify(name: str, as_json: bool) -> None:
     started = time.monotonic()
     model = load_model(name, settings_in_force().pipeline.models_dir)
     loaded = time.monotonic()
+    listening = listen(model) if tune else None
     hu_zyx, _, _ = render_phantom(0, PROBE_SHAPE, PROBE_SPACING_MM)
     affine = np.diag([*reversed(PROBE_SPACING_MM), 1.0])
     began = time.monotonic()
-    labels_zyx = predict_slices(model, hu_zyx, affine)
+    try:
+        labels_zyx = predict_slices(model, hu_zyx, affine)
+    except OSError as error:
+        raise StageError(f"{name}: prediction failed: {error}") from error
     facts: dict[str, Any] = {
         "name": model.name,
         "version": model.version,
@@ -197,13 +273,19 @@ def verify(name: str, as_json: bool) -> None:
     ran = getattr(model, "ran", None)
     if ran is not None:
         facts |= asdict(ran)
+    if not as_json:
+        click.echo(f"{model.name} {model.version} loads and runs")
+        for key, value in facts.items():
+            if key not in {"name", "version"}:
+                click.echo(f"{key.replace('_', ' '):<16}{_said(value)}")
+    if folder is not None and listening is not None:
+        tuned = tune_folder(folder, listening, facts["batch"], limit_s)
+        written = write and write_if_better(tuned, folder)
+        facts["tuning"] = facts_of(tuned, written)
+        if not as_json:
+            show_tuned(tuned, folder, written)
     if as_json:
         write_json(facts)
-        return
-    click.echo(f"{model.name} {model.version} loads and runs")
-    for key, value in facts.items():
-        if key not in {"name", "version"}:
-            click.echo(f"{key.replace('_', ' '):<16}{_said(value)}")
 
 
 def _said(value: Any) -> str:
@@ -226,6 +308,8 @@ def _segment_of(text: str) -> tuple[int, str]:
     value, found, name = text.partition("=")
     if not found or not value.isdecimal() or not name:
         raise click.BadParameter(f"{text!r} is not VALUE=NAME, such as 1=femur_left")
+    if not 1 <= int(value) <= 255:
+        raise click.BadParameter(f"{text!r}: a class is 1 to 255; 0 is background")
     return int(value), name
 
 
@@ -236,10 +320,3 @@ def _scaling_of(input_spec: "InputSpec") -> str:
         return f"{clip} HU, less {scaled.mean_hu:g}, divided by {scaled.std_hu:g}"
     assert input_spec.hu_window is not None
     return "{:g} to {:g} HU".format(*input_spec.hu_window)
-
-
-def _specs() -> list["ModelSpec"]:
-    # Models bring torch, which takes seconds to load.
-    from osteon.pipeline.models.model import list_models  # noqa: PLC0415 - see above
-
-    return list_models(settings_in_force().pipeline.models_dir)

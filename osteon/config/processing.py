@@ -26,7 +26,9 @@ class PipelineSettings(Section):
     model: str = Field("builtin:bone", description="Model of the route that stands for none.")
     models_dir: Path | None = Field(None, description="Folder of model folders.")
     slots: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = Field(
-        "auto", description="Worker processes; auto is one a GPU, else one for every two cores."
+        "auto",
+        description="Worker processes; auto is one a GPU that CUDA_VISIBLE_DEVICES leaves, else one"
+        " for every two cores. Each sees one GPU; where there are more of them, in turn.",
     )
     running_max: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = Field(
         "auto",

@@ -8,11 +8,11 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from osteon.errors import ModelError, StageError
+from osteon.errors import OsteonError, StageError
 from osteon.pipeline.images.upright import shear_of
 from osteon.pipeline.models.model import Model
 from osteon.pipeline.models.modelspec import SegmentSpec
-from osteon.pipeline.prediction import model_failure
+from osteon.pipeline.prediction import checked_bytes, model_failure
 from osteon.pipeline.volume import Volume
 from osteon.results.segment import Code, Segment
 
@@ -75,13 +75,11 @@ def combine(
         )
     try:
         joined_zyx = _joined(model, prediction_zyx, volume)
-    except (RuntimeError, MemoryError) as error:  # what torch and ITK raise, out of memory included
+    except (OsteonError, OSError):
+        raise
+    except Exception as error:  # As in prediction, a model's code may be anybody's.
         raise model_failure(model, "boneseg", error) from error
-    if joined_zyx.shape != volume.hu_zyx.shape or joined_zyx.dtype != np.uint8:
-        raise ModelError(
-            f"{model.name}: joined {joined_zyx.dtype} of shape {joined_zyx.shape}, "
-            f"not uint8 of shape {volume.hu_zyx.shape}"
-        )
+    joined_zyx = checked_bytes(model, "joined", joined_zyx, volume.hu_zyx.shape)
     voxel_ml = abs(float(np.linalg.det(volume.geometry.affine[:3, :3]))) / 1000.0
     if model.segments:
         return _named_by_model(joined_zyx, model.segments, voxel_ml)
@@ -93,7 +91,9 @@ def _joined(model: Model, prediction_zyx: NDArray[np.uint8], volume: Volume) -> 
     shear = shear_of(volume.geometry)
     if shear is None:
         return model.join(prediction_zyx, volume)
-    joined_zyx = model.join(shear.labels(prediction_zyx), shear.volume(volume))
+    upright = shear.volume(volume)
+    joined_zyx = model.join(shear.labels(prediction_zyx), upright)
+    checked_bytes(model, "joined", joined_zyx, upright.hu_zyx.shape)
     return shear.back(joined_zyx, prediction_zyx.shape)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osteon.errors import ModelError, StageError, WorkerLostError
+from osteon.errors import ModelError, OsteonError, StageError, WorkerLostError
 from osteon.pipeline.images.upright import shear_of
 from osteon.pipeline.models.model import Model
+from osteon.pipeline.models.packaged import reason_of
 from osteon.pipeline.volume import SourceFrame, Volume
 from osteon.pipeline.workers.progress import tell
 
@@ -110,14 +111,34 @@ def predict_slices(
     """
     try:
         prediction_zyx = model.predict(hu_zyx, affine)
-    except (RuntimeError, MemoryError) as error:  # what torch raises, out of memory included
+    except (OsteonError, OSError):  # The worker tells a full disk from other failures.
+        raise
+    except Exception as error:  # A model's code may be anybody's.
         raise model_failure(model, "prediction", error) from error
-    if prediction_zyx.shape != hu_zyx.shape or prediction_zyx.dtype != np.uint8:
+    return checked_bytes(model, "predicted", prediction_zyx, hu_zyx.shape)
+
+
+def checked_bytes(
+    model: Model, did: str, bytes_zyx: object, shape: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    """Return what a model gave, one byte a voxel.
+
+    Raises
+    ------
+    ModelError
+        It is no array of uint8, or not of this shape.
+    """
+    if not isinstance(bytes_zyx, np.ndarray):
         raise ModelError(
-            f"{model.name}: predicted {prediction_zyx.dtype} of shape {prediction_zyx.shape}, "
-            f"not uint8 of shape {hu_zyx.shape}"
+            f"{model.name}: {did} {type(bytes_zyx).__name__}, "
+            f"not an ndarray of uint8 of shape {shape}"
         )
-    return prediction_zyx
+    if bytes_zyx.shape != shape or bytes_zyx.dtype != np.uint8:
+        raise ModelError(
+            f"{model.name}: {did} {bytes_zyx.dtype} of shape {bytes_zyx.shape}, "
+            f"not uint8 of shape {shape}"
+        )
+    return bytes_zyx
 
 
 def model_failure(model: Model, station: str, error: Exception) -> StageError:
@@ -128,4 +149,5 @@ def model_failure(model: Model, station: str, error: Exception) -> StageError:
     words = str(error).lower()
     if isinstance(error, MemoryError) or any(said in words for said in _OUT_OF_MEMORY):
         return WorkerLostError(f"{model.name}: {station} ran out of memory: {error}")
-    return StageError(f"{model.name}: {station} failed: {error}")
+    said = str(error) if isinstance(error, RuntimeError) else reason_of(error)
+    return StageError(f"{model.name}: {station} failed: {said}")

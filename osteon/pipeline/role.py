@@ -14,6 +14,7 @@ from osteon.pipeline.instances.leftovers import recover_all
 from osteon.pipeline.intake import GIGABYTE
 from osteon.pipeline.observer import Observer
 from osteon.pipeline.table.connection import open_table
+from osteon.pipeline.workers.devices import visible_gpus
 from osteon.pipeline.workers.engine import Engine, LocalEngine, auto_slots, threads_of
 from osteon.pipeline.workers.request import WorkerSettings
 from osteon.pipeline.worklock import hold
@@ -50,7 +51,8 @@ def _engine(settings: Settings) -> Engine:
         engine: Engine = module.ClusterEngine(settings.cluster, settings.data_dir)
         return engine
     limits = settings.pipeline
-    slots = auto_slots() if limits.slots == "auto" else limits.slots
+    gpus = visible_gpus()
+    slots = auto_slots(gpus) if limits.slots == "auto" else limits.slots
     worker = WorkerSettings(
         settings.routes[0].model,
         limits.models_dir,
@@ -58,5 +60,5 @@ def _engine(settings: Settings) -> Engine:
         jobs_max=limits.recycle_jobs,
         growth_bytes_max=int(limits.recycle_growth_gb * GIGABYTE),
     )
-    log.info("workers of this host", slots=slots, threads=worker.threads)
-    return LocalEngine(slots, worker)
+    log.info("workers of this host", slots=slots, gpus=gpus, threads=worker.threads)
+    return LocalEngine(slots, worker, gpus)

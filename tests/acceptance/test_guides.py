@@ -29,14 +29,15 @@ def blocks(guide: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-def follow(guide: str, folder: Path) -> str:
+def follow(guide: str, folder: Path, **environment: str) -> str:
     """Run all blocks of a guide in one shell, as somebody who copies them does."""
     script = "set -eu\n" + "\n".join(blocks(guide, "bash"))
     programs = Path(sys.executable).parent
     shell = subprocess.Popen(
         ["/bin/bash", "-c", script],
         cwd=folder,
-        env={"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(folder), "LANG": "C.UTF-8"},
+        env={"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(folder), "LANG": "C.UTF-8"}
+        | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -70,6 +71,25 @@ def test_a_model_of_nnunet(tmp_path: Path) -> None:
     assert "total-fast 1 loads and runs" in said
     seg = pydicom.dcmread(tmp_path / "result" / "seg.dcm")
     assert seg.SegmentSequence[0].SegmentLabel == "Femur left"
+
+
+def test_a_package(tmp_path: Path) -> None:
+    site = str(tmp_path / "site")
+    said = follow(
+        "own-package.md",
+        tmp_path,
+        # Into a folder of its own, from nothing but what is here already.
+        PIP_TARGET=site,
+        PYTHONPATH=site,
+        PIP_NO_INDEX="1",
+        PIP_NO_DEPS="1",
+        PIP_NO_BUILD_ISOLATION="0",  # So pip reads its option: there is none.
+    )
+    assert "package   dense-bone 1.0" in said
+    assert "dense-bone 1.0 loads and runs" in said
+    assert said.splitlines()[-1] == "OK"
+    seg = pydicom.dcmread(tmp_path / "result" / "seg.dcm")
+    assert seg.SegmentSequence[0].SegmentLabel == "Dense bone"
 
 
 @pytest.mark.parametrize("guide", sorted(path.name for path in GUIDES.glob("*.md")))

@@ -7,13 +7,14 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from osteon.config.settings import Settings
-from osteon.errors import ConfigError, OsteonError, WorkerLostError
+from osteon.errors import ConfigError, ModelError, OsteonError, WorkerLostError
 from osteon.pipeline import worklock
 from osteon.pipeline.job import Stage
 from osteon.pipeline.role import run_work
@@ -21,6 +22,7 @@ from osteon.pipeline.table.connection import open_table
 from osteon.pipeline.workers.engine import LocalEngine, auto_slots
 from osteon.pipeline.workers.request import StageReport, StageRequest, WorkerSettings
 from osteon.pipeline.worklock import work_is_running
+from tests.packages import install
 from tests.tools import wait_until
 
 
@@ -106,12 +108,10 @@ def is_zombie(pid: int) -> bool:
         return True
 
 
-def test_slots_follow_gpus_and_cores(tmp_path):
-    assert auto_slots(tmp_path, cpus=1) == 1
-    assert auto_slots(tmp_path, cpus=9) == 4
-    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
-        (tmp_path / name).touch()
-    assert auto_slots(tmp_path, cpus=64) == 2
+def test_slots_follow_gpus_and_cores():
+    assert auto_slots((), cpus=1) == 1
+    assert auto_slots((), cpus=9) == 4
+    assert auto_slots(("3", "5"), cpus=64) == 2
 
 
 def settings_of(tmp_path: Path) -> Settings:
@@ -172,3 +172,20 @@ def test_probes_do_not_turn_the_role_away(tmp_path):
         thread.join(10)
     assert work_is_running(settings.data_dir)
     os.close(descriptor)
+
+
+def test_a_model_that_cannot_be_made_fails_the_job_and_not_the_worker(tmp_path, monkeypatch):
+    code = "def make():\n    raise SystemExit('no licence')\n"
+    monkeypatch.syspath_prepend(install(tmp_path / "site", "theirs", code, "make"))
+    engine = LocalEngine(1, WorkerSettings("theirs"))
+    try:
+        wait_until(lambda: engine._slots[0]._is_ready, 60)
+        pid = engine._slots[0].pid
+        for attempt in (1, 2):
+            asked = replace(request(tmp_path, attempt=attempt), model="theirs")
+            with pytest.raises(ModelError, match=r"theirs 1: .*fails: SystemExit: no licence"):
+                engine.submit(asked).result(60)
+            wait_until(lambda: engine.free, 10)
+        assert engine._slots[0].pid == pid
+    finally:
+        engine.close()

@@ -4,25 +4,23 @@ A name such as ``builtin:bone`` or a folder under the models directory enters, a
 Called by the worker, once per process, and by ``osteon models``.
 """
 
-from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from osteon.errors import ModelError
+from osteon.errors import ModelError, WorkerLostError
 from osteon.pipeline.bones.bone import BoneModel, bone_spec
 from osteon.pipeline.models.modelspec import SPEC_FILE, ModelSpec, SegmentSpec, read_spec
+from osteon.pipeline.models.packaged import installed_models, load_packaged
 from osteon.pipeline.volume import Volume
 
 if TYPE_CHECKING:
     from osteon.pipeline.models.network import Network
 
 BUILTIN = "builtin:bone"
-ENTRY_POINT_GROUP = "osteon.models"
 
 
 class Model(Protocol):
@@ -87,53 +85,74 @@ def load_model(name: str, models_dir: Path | None = None) -> Model:
     Raises
     ------
     ModelError
-        There is no such model, its folder is wrong, its weights do not have the digest that
-        ``model.toml`` states, or this version cannot load its kind.
+        There is no such model, its folder or its package is wrong, its weights do not have the
+        digest that ``model.toml`` states, or this version cannot load its kind.
+    WorkerLostError
+        Its weights do not fit into the GPU's memory now.
     """
     if name == BUILTIN:
         return BoneModel()
-    if models_dir is not None and _is_plain(name) and (models_dir / name / SPEC_FILE).is_file():
-        folder = models_dir / name
-        spec = read_spec(folder)
-        network = _load_network(spec, folder)
-        model: Model = import_module(_NETWORK_MODEL).NetworkModel(spec, network)
-        return model
-    for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
-        factory: Callable[[], Model] = entry_point.load()
-        return factory()
-    known = [spec.name for spec in list_models(models_dir)]
-    known += sorted(entry_point.name for entry_point in entry_points(group=ENTRY_POINT_GROUP))
-    raise ModelError(
-        f"no model {name!r} in {models_dir or 'this installation'}; known: {', '.join(known)}"
-    )
+    spec = spec_of(name, models_dir)
+    if models_dir is not None and spec is not None:
+        network = load_network(spec, models_dir / name)
+        made: Model = import_module(_NETWORK_MODEL).NetworkModel(spec, network)
+        return made
+    model: Model | None = load_packaged(name)
+    if model is None:
+        known = [spec.name for spec in list_models(models_dir)[0]]
+        known += [name for name, _ in installed_models()]
+        raise ModelError(
+            f"no model {name!r} in {models_dir or 'this installation'}; known: {', '.join(known)}"
+        )
+    return model
 
 
-def list_models(models_dir: Path | None = None) -> list[ModelSpec]:
-    """Return what can be loaded: ``builtin:bone`` first, then the model folders by name.
+def spec_of(name: str, models_dir: Path | None = None) -> ModelSpec | None:
+    """Return what is said of ``builtin:bone`` or a model folder; None where it is neither.
 
     Raises
     ------
     ModelError
-        A folder's ``model.toml`` is wrong; the message names it.
+        The folder's ``model.toml`` is wrong.
     """
-    found = [bone_spec()]
+    if name == BUILTIN:
+        return bone_spec()
+    if models_dir is None or not _is_plain(name) or not (models_dir / name / SPEC_FILE).is_file():
+        return None
+    return read_spec(models_dir / name)
+
+
+def list_models(models_dir: Path | None = None) -> tuple[list[ModelSpec], list[ModelError]]:
+    """Return what can be loaded, ``builtin:bone`` first, then the model folders by name.
+
+    Returns
+    -------
+    specs : list of ModelSpec
+    faults : list of ModelError
+        One for each folder whose ``model.toml`` is wrong, which it names.
+    """
+    specs, faults = [bone_spec()], []
     if models_dir is not None and models_dir.is_dir():
-        folders = sorted(path.parent for path in models_dir.glob(f"*/{SPEC_FILE}"))
-        found += [read_spec(folder) for folder in folders]
-    return found
-
-
-def installed_models() -> list[tuple[str, str]]:
-    """Return name and version of the models that installed packages bring, none of them loaded."""
-    found = entry_points(group=ENTRY_POINT_GROUP)
-    return sorted((one.name, one.dist.version if one.dist else "") for one in found)
+        for path in sorted(models_dir.glob(f"*/{SPEC_FILE}")):
+            try:
+                specs.append(read_spec(path.parent))
+            except ModelError as error:
+                faults.append(error)
+    return specs, faults
 
 
 def _is_plain(name: str) -> bool:
     return Path(name).name == name and name not in {"", ".", ".."}
 
 
-def _load_network(spec: ModelSpec, folder: Path) -> "Network":
+def load_network(spec: ModelSpec, folder: Path) -> "Network":
+    """Load the network that a specification describes from its folder.
+
+    Raises
+    ------
+    ModelError, WorkerLostError
+        As `load_model`.
+    """
     if spec.kind not in LOADERS:
         kinds = ", ".join(sorted(LOADERS))
         raise ModelError(
@@ -148,5 +167,11 @@ def _load_network(spec: ModelSpec, folder: Path) -> "Network":
         raise ModelError(
             f"{folder / SPEC_FILE}: kind {spec.kind} needs {error.name}, which is not installed: "
             f"pip install 'osteon[{extra}]'"
+        ) from error
+    except RuntimeError as error:  # torch is imported by whatever raised it, and not before.
+        if not isinstance(error, import_module("torch").OutOfMemoryError):
+            raise
+        raise WorkerLostError(
+            f"{spec.name}: out of GPU memory while it was loaded: free some"
         ) from error
     return network

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from osteon.errors import ModelError
-from osteon.pipeline.models.modelspec import NAME_PATTERN, SPEC_FILE, read_spec
+from osteon.pipeline.models.fileformat import check_format
+from osteon.pipeline.models.modelspec import NAME_PATTERN, NAMED, SPEC_FILE, read_spec
 from osteon.pipeline.models.weights import Files, digest_of, read_files
 from osteon.results.anatomy import structure
 
@@ -72,18 +73,20 @@ def make_folder(into: Path, name: str, kind: str, weights: Path, draft: Draft) -
     ------
     ModelError
         The name is none that a model can have, the folder is there already, the weights cannot be
-        read, or the draft is no valid ``model.toml``; then nothing is left behind.
+        read or are of another kind, or the draft is no valid ``model.toml``; then nothing is left
+        behind.
     """
     if not re.fullmatch(NAME_PATTERN, name):
-        raise ModelError(
-            f"{name!r} is no name of a model: take at most 64 letters, digits, '_', '.' and '-', "
-            "a letter or a digit first"
-        )
+        raise ModelError(f"{name!r} is no name of a model: take {NAMED}")
     folder = into / name
     chosen = {"nnunet": _is_nnunet_part, "monai-bundle": BUNDLE_FILES.__contains__}.get(kind)
     files = _read(weights, chosen)
     if not files:
         raise ModelError(f"{weights}: no weights of the kind {kind} are there")
+    if chosen is None and weights.is_dir():
+        raise ModelError(f"{weights}: is a folder: weights of the kind {kind} are one file")
+    if chosen is None:
+        check_format(kind, weights, files[weights.name])
     try:
         folder.mkdir(parents=True)
     except FileExistsError as error:
@@ -102,7 +105,7 @@ def make_folder(into: Path, name: str, kind: str, weights: Path, draft: Draft) -
         read_spec(folder)
     except (OSError, ModelError) as error:
         shutil.rmtree(folder)
-        raise ModelError(str(error)) from error
+        raise ModelError(f"{error}; no folder was made") from error
     return folder
 
 
@@ -229,7 +232,8 @@ def _toml(name: str, kind: str, weights: str, sha256: str, draft: Draft) -> str:
         "overlap = 0.5",
         'blend = "gaussian"',
         f"mirror = {_numbers(draft.mirror)}  # patch axes; [0, 1, 2] takes 8 times as long",
-        'precision = "float32"  # or "float16", on a GPU',
+        'precision = "float32"  # or "bfloat16"; "float16" on a GPU: models verify --tune measures',
+        "channels_last = false  # memory format: the same",
     ]
     for number, (value, called) in enumerate(draft.names.items()):
         lines += ["", *_segment(value, called, COLOURS[number % len(COLOURS)])]

@@ -15,12 +15,22 @@ from osteon.results.segment import Code
 
 SPEC_FILE = "model.toml"
 
-NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"  # Of a folder; what is built in has a prefix.
-Name = Annotated[str, Field(pattern=f"^(builtin:)?{NAME_PATTERN}$")]
+RESERVED = "builtin:"  # What the names of models begin with that are no folders.
+NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"  # Of a folder.
+NAMED = "at most 64 letters, digits, '_', '.' and '-', a letter or a digit first"
+Name = Annotated[str, Field(pattern=f"^({RESERVED})?{NAME_PATTERN}$")]
+# What a pattern means, in words.
+PATTERNS = {
+    "name": f"take {NAMED}",
+    "weights": "name a file or folder beside it, of letters, digits, '_', '.' and '-'",
+    "sha256": "it has to be 64 hexadecimal digits in lower case",
+    "orientation": "it has to be three of the letters L R P A S I, such as LPS",
+}
 Byte = Annotated[int, Field(ge=0, le=255)]
 # The patient axis of a direction: x to the left, y to the back, z to the head (PS3.3 C.7.6.2.1.1).
 AXIS_OF = {"L": 0, "R": 0, "P": 1, "A": 1, "S": 2, "I": 2}
 
+Precision = Literal["float32", "float16", "bfloat16"]
 Millimetres = Annotated[float, Field(gt=0, le=100)]
 
 
@@ -131,8 +141,8 @@ class RunSpec(_Part):
     mirror: tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field(
         (), description="patch axes that are mirrored; the answers of all mirrorings are averaged"
     )
-    precision: Literal["float32", "float16"] = Field(
-        "float32", description="of the network on a GPU; a CPU always takes float32"
+    precision: Precision = Field(
+        "float32", description="of the network; float16 on a GPU only: a CPU takes float32 for it"
     )
     channels_last: bool = Field(False, description="memory format of patches and weights")
     batch_max: int = Field(64, ge=1, le=1024, description="most windows at once on a GPU")
@@ -179,6 +189,17 @@ class ModelSpec(_Part):
         return self
 
 
+def _fault_of(error: ValidationError) -> str:
+    """Return the first fault that was found: which key, and what is wrong with it."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "model"
+    pattern = PATTERNS.get(str(first["loc"][-1])) if first["loc"] else None
+    if first["type"] == "string_pattern_mismatch" and pattern is not None:
+        return f"{key}: {first['input']!r}: {pattern}"
+    said = {"missing": "is missing", "extra_forbidden": "unknown key"}.get(first["type"])
+    return f"{key}: {said or first['msg'].removeprefix('Value error, ')}"
+
+
 def read_spec(folder: Path) -> ModelSpec:
     """Read the ``model.toml`` of a model folder.
 
@@ -195,9 +216,9 @@ def read_spec(folder: Path) -> ModelSpec:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: not TOML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "model"
-        raise ModelError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise ModelError(f"{path}: {_fault_of(error)}") from error
+    if spec.kind == "builtin" or spec.name.startswith(RESERVED):
+        raise ModelError(f"{path}: the kind builtin and names with {RESERVED} are no folder's")
     if spec.name != folder.name:
         raise ModelError(f"{path}: the name is {spec.name!r}, the folder's {folder.name!r}")
     return spec

@@ -5,6 +5,7 @@ Patches of scaled grey values enter, logits leave. The loaders of the model kind
 """
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol, Self
 
@@ -17,6 +18,12 @@ from osteon.pipeline.models.modelspec import RunSpec
 NETWORK_FAILURES = (
     RuntimeError, torch.jit.Error, AssertionError, ValueError, TypeError, IndexError
 )  # fmt: skip
+# What torch, cuDNN and cuBLAS say when a GPU has no memory left. Only what Python calls in torch
+# raises `torch.OutOfMemoryError`; the interpreter of TorchScript says it in the last lines of a
+# plain error, below a piece of the network's source, which begins no line with these words.
+_GPU_IS_FULL = re.compile(
+    r"^(?:[\w. ]+: )*(?:(?:CUDA |HIP )?out of memory|CU[A-Z]+_\w*ALLOC\w*_FAILED)", re.MULTILINE
+)
 
 
 class Network(Protocol):
@@ -75,20 +82,24 @@ class TorchNetwork:
         self._run = run
         self._works = False
         self._module = module.to(device)
-        self._half = run.precision == "float16" and device.type == "cuda"
+        self._half = _half_of(run, device)
 
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
         """Return the logits of some patches, as `Network` says."""
         if self._run.channels_last:
             patches = patches.contiguous(memory_format=_channels_last(patches.ndim))
         try:
-            with torch.autocast("cuda", torch.float16, enabled=self._half):
+            with torch.autocast(
+                self.device.type, self._half or torch.bfloat16, enabled=self._half is not None
+            ):
                 logits = first_of(self._module(patches))
         except torch.OutOfMemoryError:
             raise
-        except torch.AcceleratorError as error:
-            raise StageError(f"{self._name}: the GPU failed: {error}") from error
         except NETWORK_FAILURES as error:
+            if self.device.type != "cpu" and gpu_is_full(error):
+                raise torch.OutOfMemoryError(last_line(error)) from error
+            if isinstance(error, torch.AcceleratorError):
+                raise StageError(f"{self._name}: the GPU failed: {error}") from error
             if "alloc" in str(error) and "memory" in str(error):
                 raise MemoryError(str(error)) from error
             if self._works:
@@ -186,10 +197,23 @@ def checked(logits: Any, patches: torch.Tensor, name: str) -> torch.Tensor:
     return logits.float()
 
 
+def gpu_is_full(error: Exception) -> bool:
+    """Return whether an error of torch means that a GPU's memory does not suffice."""
+    return isinstance(error, torch.OutOfMemoryError) or bool(_GPU_IS_FULL.search(str(error)))
+
+
 def last_line(error: Exception) -> str:
     """Return the line of a library's message that says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def _half_of(run: RunSpec, device: torch.device) -> torch.dtype | None:
+    """Return the type that a network computes in by half precision; None for float32."""
+    if run.precision == "bfloat16":
+        return torch.bfloat16
+    # A CPU has no float16 that would be faster, and for many operators none at all.
+    return torch.float16 if run.precision == "float16" and device.type == "cuda" else None
 
 
 def _channels_last(ndim: int) -> torch.memory_format:

@@ -5,6 +5,7 @@ needs the extra ``osteon[onnx]``. The file is loaded from memory, so that it rea
 and it can name ONNX Runtime's own operators only.
 """
 
+import re
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from osteon.pipeline.models.network import Network, averaged, checked, default_d
 from osteon.pipeline.models.weights import only_file, read_weights
 
 ONNX_ERRORS = (
+    onnxruntime.capi.onnxruntime_pybind11_state.EPFail,
     onnxruntime.capi.onnxruntime_pybind11_state.Fail,
     onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,
     onnxruntime.capi.onnxruntime_pybind11_state.InvalidGraph,
@@ -25,6 +27,11 @@ ONNX_ERRORS = (
     onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented,
     onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException,
     RuntimeError,
+)
+# What its allocators, CUDA, cuDNN and cuBLAS say in any of these when memory does not suffice.
+_IS_FULL = re.compile(
+    r"Failed to allocate memory|Available memory of \d+ is smaller|out of memory|bad.alloc"
+    r"|CU[A-Z]+_\w*ALLOC\w*_FAILED"
 )
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -60,6 +67,7 @@ class OnnxNetwork:
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=providers)
         except ONNX_ERRORS as error:
+            _raise_if_full(error, device)
             raise ModelError(f"{path}: no ONNX model: {last_line(error)}") from error
         self._works = False
         inputs = self._session.get_inputs()
@@ -95,6 +103,7 @@ class OnnxNetwork:
         try:
             first = self._session.run(None, {self._input.name: values})[0]
         except ONNX_ERRORS as error:
+            _raise_if_full(error, self.device)
             if self._works:
                 raise StageError(
                     f"{self._spec.name}: the network failed: {last_line(error)}"
@@ -110,6 +119,13 @@ class OnnxNetwork:
     def to(self, device: torch.device) -> Self:
         """Return the same network on another device."""
         return type(self)(self._content, self._path, self._spec, device)
+
+
+def _raise_if_full(error: Exception, device: torch.device) -> None:
+    """Say in torch's and Python's own words that memory does not suffice."""
+    if _IS_FULL.search(str(error)):
+        full = MemoryError if device.type == "cpu" else torch.OutOfMemoryError
+        raise full(last_line(error)) from error
 
 
 def _provided(device: torch.device) -> torch.device:

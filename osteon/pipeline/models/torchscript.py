@@ -18,6 +18,7 @@ from osteon.pipeline.models.network import (
     TorchNetwork,
     averaged,
     default_device,
+    gpu_is_full,
     last_line,
     ready,
 )
@@ -49,6 +50,8 @@ def script_of(content: bytes, path: Path, device: torch.device) -> torch.nn.Modu
     ------
     ModelError
         It is none.
+    torch.OutOfMemoryError
+        It does not fit into the GPU's memory.
     """
     with warnings.catch_warnings():
         # torch has deprecated TorchScript for new networks; folders with older ones remain.
@@ -58,6 +61,8 @@ def script_of(content: bytes, path: Path, device: torch.device) -> torch.nn.Modu
                 io.BytesIO(content), map_location=device
             )
         except (RuntimeError, ValueError) as error:
+            if gpu_is_full(error):
+                raise torch.OutOfMemoryError(last_line(error)) from error
             # What follows torch's first sentence supposes that the file is damaged.
             said = last_line(error).partition(". ")[0]
             raise ModelError(

@@ -9,10 +9,10 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
+from osteon.pipeline.workers.devices import gpu_of
 from osteon.pipeline.workers.request import (
     SliceRequest,
     StageReport,
@@ -87,6 +87,9 @@ class LocalEngine:
         How many.
     settings : WorkerSettings
         What each worker goes by.
+    gpus : sequence of str
+        What `visible_gpus` returned: slots take one each, in turn. Without any a worker sees what
+        this process does.
     """
 
     reason = ""
@@ -95,13 +98,17 @@ class LocalEngine:
         self,
         slots: int,
         settings: WorkerSettings,
+        gpus: Sequence[str] = (),
     ) -> None:
         self._lock = threading.RLock()
         self._queue: deque[Chain] = deque()
         self._names: WeakKeyDictionary[Future[StageReport], str] = WeakKeyDictionary()
         with self._lock:
             self._spares = Spares(settings)
-            self._slots = [Slot(self._spares, self._lock, self._feed) for _ in range(slots)]
+            self._slots = [
+                Slot(self._spares, self._lock, self._feed, gpu_of(number, gpus))
+                for number in range(slots)
+            ]
 
     @property
     def slots(self) -> int:
@@ -231,7 +238,6 @@ def threads_of(slots: int, cpus: int | None = None) -> int:
     return max(1, (cpus or os.cpu_count() or 1) // slots)
 
 
-def auto_slots(devices: Path = Path("/dev"), cpus: int | None = None) -> int:
+def auto_slots(gpus: Sequence[str], cpus: int | None = None) -> int:
     """Return the number of slots for ``slots = "auto"``: one a GPU, else one for two cores."""
-    gpus = len(list(devices.glob("nvidia[0-9]*")))
-    return gpus or max(1, (cpus or os.cpu_count() or 1) // 2)
+    return len(gpus) or max(1, (cpus or os.cpu_count() or 1) // 2)

@@ -94,7 +94,7 @@ class StageReport:
     began : float
         When it began, in seconds since 1970.
     worker : str
-        Host and process that ran it.
+        Host and process that ran it, and the GPU.
     """
 
     why: str
@@ -131,7 +131,15 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class Join:
-    """To a worker: a slot has taken it, so it loads its model."""
+    """To a worker: a slot has taken it, so it loads its model.
+
+    Attributes
+    ----------
+    gpu : str, optional
+        The GPU of the slot, as ``CUDA_VISIBLE_DEVICES`` names it; what was inherited where absent.
+    """
+
+    gpu: str | None = None
 
 
 @dataclass(frozen=True)

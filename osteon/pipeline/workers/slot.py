@@ -107,6 +107,8 @@ class Slot:
     lock : RLock
     on_free : callable
         Called with the slot, and the lock held, whenever it may take more.
+    gpu : str, optional
+        Where its workers compute, one after the other.
 
     Attributes
     ----------
@@ -125,7 +127,9 @@ class Slot:
         spares: Spares,
         lock: threading.RLock,
         on_free: "Callable[[Slot], None]",
+        gpu: str | None = None,
     ) -> None:
+        self._gpu = gpu
         self._spares = spares
         self._lock = lock
         self._on_free = on_free
@@ -178,7 +182,7 @@ class Slot:
     def _start(self) -> None:
         self._is_ready = self._is_leaving = False
         self._link, self._process = self._spares.take()
-        self._send(Join())
+        self._send(Join(self._gpu))
         threading.Thread(
             target=self._listen, args=(self._link, self._process), name="slot", daemon=True
         ).start()

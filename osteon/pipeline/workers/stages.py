@@ -10,21 +10,22 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
-from osteon.errors import ModelError, StageError, VolumeError
+from osteon.errors import StageError, VolumeError
 from osteon.pipeline.boneseg import combine
 from osteon.pipeline.images.upright import stood_up
 from osteon.pipeline.instances.spool import write_durably
 from osteon.pipeline.job import Stage
 from osteon.pipeline.prediction import predict
+from osteon.pipeline.workers.devices import VISIBLE
 from osteon.pipeline.workers.progress import part
 from osteon.pipeline.workers.request import SliceRequest, StageReport, StageRequest
 from osteon.pipeline.workers.warm import Warm
@@ -38,17 +39,18 @@ from osteon.results.uids import derive_uid
 
 PREDICTION, LABELS, SEGMENTS = "prediction.raw", "labels.raw", "segments.json"
 SEG, PREVIEW = "seg.dcm", "preview.png"
-_NAME = f"{socket.gethostname()}:{os.getpid()}"
 _READING = 0.2  # The share of prediction's progress that the reading of the volume has.
 
-
+log = structlog.get_logger(__name__)
 _warm = Warm()
 
 
 def warm(model: str, models_dir: Path | None) -> None:
-    """Load a model before the first job; a model that does not load fails its jobs, not this."""
-    with suppress(ModelError):
+    """Load a model before the first job; one that does not load fails its jobs, not the worker."""
+    try:
         _warm.model(model, models_dir)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the first job meets and tells it
+        log.warning("model not loaded", model=model, why=str(error))
 
 
 def hold_slices(request: SliceRequest) -> StageReport:
@@ -83,7 +85,13 @@ def run_stage(request: StageRequest) -> StageReport:
     began, started = time.time(), time.perf_counter()
     request.out.mkdir(parents=True, exist_ok=True)
     why, facts = _STAGES[request.stage](request)
-    return StageReport(why, time.perf_counter() - started, facts, began, _NAME)
+    return StageReport(why, time.perf_counter() - started, facts, began, _name())
+
+
+def _name() -> str:
+    """Return what this worker is called in the log: host, process, and the GPU that it has."""
+    gpu = os.environ.get(VISIBLE)
+    return f"{socket.gethostname()}:{os.getpid()}" + (f" GPU {gpu}" if gpu else "")
 
 
 def _predict(request: StageRequest) -> tuple[str, dict[str, Any]]:

@@ -29,6 +29,7 @@ import structlog
 from osteon.errors import OsteonError, OutOfResourcesError, StageError, WorkerLostError
 from osteon.pipeline.job import Stage
 from osteon.pipeline.workers import progress
+from osteon.pipeline.workers.devices import take_gpu
 from osteon.pipeline.workers.request import (
     Answer,
     Done,
@@ -63,9 +64,10 @@ def serve(link: Connection, settings: WorkerSettings) -> None:
     """Run the work that comes by a pipe, until a limit is reached or the parent ends."""
     _begin(settings)
     try:
-        link.recv()  # `Join`: what loads a model may need a device, which the slot has by now.
+        join = link.recv()  # What loads a model may need a device, which the slot has by now.
     except (EOFError, OSError):
         return  # No slot has needed it.
+    take_gpu(join.gpu)
     importlib.import_module(_STAGES).warm(settings.model, settings.models_dir)
     # A Segmentation is a hundred thousand objects that live for a second: looking through them, and
     # through all modules, again and again would cost a fifth of its encoding.

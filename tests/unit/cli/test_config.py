@@ -217,7 +217,7 @@ def test_check_looks_at_the_files_of_the_cluster_and_of_every_peer(tmp_path: Pat
         f"cluster.certificate: {tmp_path}/absent cannot be read: No such file or directory",
         f"cluster.shared_data_dir: {tmp_path}/none is not a folder",
         f"destination 'pacs' tls.ca: {tmp_path}/gone cannot be read",
-        "route 'r': no model 'nobody': known are builtin:bone",
+        "route 'r': no model 'nobody' in this installation; known: builtin:bone",
         "osteon: 4 of the settings do not hold",
     ):
         assert fault in out

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from osteon.cli import models as cli_models
 from osteon.cli.main import cli
+from osteon.pipeline.models import tuning
 from osteon.pipeline.models.model import LOADERS
 from osteon.pipeline.models.modelspec import read_spec
 from tests.model_folders import KINDS, make
@@ -102,6 +104,18 @@ def test_what_a_bundle_says_is_taken_over(tmp_path: Path) -> None:
         (["--kind", "onnx", "--weights", "here", "--into", "m", "--patch", "9"], 8, "patch has 1"),
         (["--kind", "onnx", "--weights", "here", "--into", "m", "--segment", "x"], 2, "VALUE=NAME"),
         (
+            ["--kind", "onnx", "--weights", "here", "--into", "m", "--segment", "0=bg"],
+            2,
+            "a class is 1 to 255; 0 is background",
+        ),
+        (["--kind", "onnx", "--weights", "here", "--into", "m", "--window", "0,inf"], 2, "end"),
+        (
+            ["--kind", "onnx", "--weights", ".", "--into", "m"],
+            8,
+            "is a folder: weights of the kind",
+        ),
+        (["--kind", "torchscript", "--weights", "here", "--into", "m"], 8, "is not torchscript, n"),
+        (
             ["--kind", "onnx", "--weights", "here", "--into", "m", "--patch", "32.5,32,32"],
             2,
             "no list of whole numbers",
@@ -134,7 +148,7 @@ def test_what_cannot_be_made_leaves_nothing(
     assert not (tmp_path / "m" / "mine").exists()
 
 
-@pytest.mark.parametrize("name", ["a/b", "../b", ".b", "builtin:b", "b" * 65, "b\n"])
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "../b", ".b", "builtin:b", "b" * 65, "b\n"])
 def test_a_name_that_no_model_can_have_leaves_nothing(name: str, tmp_path: Path) -> None:
     (tmp_path / "here").write_bytes(b"x")
     folder = tmp_path / "models"
@@ -144,6 +158,26 @@ def test_a_name_that_no_model_can_have_leaves_nothing(name: str, tmp_path: Path)
     assert (result.exit_code, "is no name of a model" in result.stderr) == (8, True), result.stderr
     assert not folder.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_weights_of_another_kind_are_named_before_a_folder_is_made(tmp_path: Path) -> None:
+    script = make("torchscript", tmp_path / "made").weights
+    program = make("torch-export", tmp_path / "made").weights
+    tensors, old = tmp_path / "state.pth", tmp_path / "old.pth"
+    torch.save({"weight": torch.zeros(1)}, tensors)
+    torch.save({"weight": torch.zeros(1)}, old, _use_new_zipfile_serialization=False)
+    for kind, weights, says in (
+        ("torch-export", script, "is of the kind torchscript, not torch-export"),
+        ("torchscript", program, "is of the kind torch-export, not torchscript"),
+        ("onnx", script, "give --kind torchscript"),
+        ("torchscript", tensors, "is what torch.save writes"),
+        ("onnx", old, "save the network itself"),
+    ):
+        result = osteon(
+            "init", "m", "--kind", kind, "--weights", weights, "--into", tmp_path / "models"
+        )
+        assert (result.exit_code, says in result.stderr) == (8, True), result.stderr
+        assert not (tmp_path / "models").exists()
 
 
 def test_a_folder_that_is_there_is_kept(tmp_path: Path) -> None:
@@ -191,3 +225,80 @@ def test_a_package_that_is_really_installed_brings_a_model(tmp_path: Path) -> No
 
 def test_the_kinds_of_the_command_are_those_that_load() -> None:
     assert set(cli_models.KINDS) == set(LOADERS) == set(KINDS)
+
+
+def test_a_broken_folder_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OSTEON_PIPELINE__MODELS_DIR", str(tmp_path))
+    for name in ("broken", "bad", "good"):
+        make("torchscript", tmp_path, name)
+    (tmp_path / "broken" / "model.toml").write_text("name = ")
+    (tmp_path / "bad" / "model.toml").write_text('name = "bad"')
+    listed = osteon("list")
+    assert listed.exit_code == 8
+    assert "good " in listed.stdout
+    for name in ("broken", "bad"):
+        assert f"osteon: {tmp_path / name}/model.toml: " in listed.stderr
+    assert osteon("show", "good").exit_code == 0
+    assert osteon("verify", "good").exit_code == 0
+    nobody = osteon("show", "nobody")
+    assert (nobody.exit_code, "known: builtin:bone, good" in nobody.stderr) == (8, True)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "onnx"])
+def test_tuning_measures_what_this_machine_can(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OSTEON_PIPELINE__MODELS_DIR", str(tmp_path))
+    toml = make(kind, tmp_path).folder / "model.toml"
+    before = toml.read_text()
+    ran = osteon("verify", kind, "--tune", "--limit", "1")
+    assert ran.exit_code == 0, ran.output
+    assert "float32    no " in ran.output
+    assert "best" in ran.output
+    assert toml.read_text() == before
+
+
+def test_what_was_found_best_is_written_and_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OSTEON_PIPELINE__MODELS_DIR", str(tmp_path))
+    toml = make("torchscript", tmp_path).folder / "model.toml"
+    # Which one is best is the machine's affair; whichever it is, it can be written.
+    monkeypatch.setattr(tuning, "_decided", lambda rows, _now, batch: tuned_of(rows, batch))
+    ran = osteon("verify", "torchscript", "--tune", "--limit", "1", "--write", "--json")
+    assert ran.exit_code == 0, ran.output
+    found = json.loads(ran.output)["tuning"]
+    assert found["run"] == {"precision": "bfloat16", "channels_last": True}
+    assert [row["precision"] for row in found["measured"]][::2] == ["float32", "bfloat16"]
+    assert found["written"]
+    assert read_spec(toml.parent).run.precision == "bfloat16"
+    again = osteon("verify", "torchscript", "--json")
+    assert json.loads(again.output)["values"] == [1]
+
+
+def tuned_of(rows: list[tuning.Measured], batch: int) -> tuning.Tuned:
+    """Say that the last way is best."""
+    return tuning.Tuned(tuple(rows), rows[0], rows[-1], batch)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "code", "says"),
+    [
+        ("onnx", ["--tune"], 8, "whose file itself says in which precision it runs: there is no"),
+        ("builtin:bone", ["--tune"], 8, "is no network: there is nothing to tune"),
+        ("nobody", ["--tune"], 8, "no model 'nobody'"),
+        ("onnx", ["--write"], 2, "--write goes with --tune"),
+    ],
+)
+def test_what_cannot_be_tuned_is_said(
+    name: str,
+    options: list[str],
+    code: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OSTEON_PIPELINE__MODELS_DIR", str(tmp_path))
+    make("onnx", tmp_path)
+    ran = osteon("verify", name, *options)
+    assert (ran.exit_code, says in ran.stderr) == (code, True), ran.stderr

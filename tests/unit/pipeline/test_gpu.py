@@ -1,6 +1,7 @@
 """What a GPU does otherwise: memory that ends, half precision, and the same labels all the same."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,34 @@ from tests.model_folders import KINDS, Bright, make
 
 CPU = torch.device("cpu")
 HU = np.random.default_rng(0).integers(-500, 1200, (40, 96, 96)).astype(np.int16)
+Made = Callable[[torch.nn.Module], torch.nn.Module]
 ROOM = 2**30  # What a test leaves free of the GPU's memory.
 
 pytestmark = pytest.mark.usefixtures("gpu")
 
 
 class Hungry(torch.nn.Module):
-    """It needs a quarter of the room for each window."""
+    """It needs so many bytes for each window."""
+
+    def __init__(self, needs: int) -> None:
+        super().__init__()
+        self.needs = needs
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        held = torch.empty(len(patches), ROOM // 4, dtype=torch.uint8, device=patches.device)
+        size = [len(patches), self.needs]
+        held = torch.empty(size, dtype=torch.uint8, device=patches.device)
         return patches + held[0, 0] * 0
+
+
+def plain(module: torch.nn.Module) -> torch.nn.Module:
+    return module
+
+
+def scripted(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a script, whose interpreter says in a way of its own that memory does not suffice."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.script(module)
 
 
 @pytest.fixture
@@ -67,18 +85,17 @@ def test_every_kind_runs(kind: str, tmp_path: Path) -> None:
     assert predict_slices(load_model(kind, tmp_path), HU, np.eye(4)).any()
 
 
+@pytest.mark.parametrize("made", [plain, scripted])
 @pytest.mark.usefixtures("filled")
-def test_a_batch_that_does_not_fit_is_halved() -> None:
-    model = model_of(Hungry(), torch.device("cuda"), batch_max=16)
+def test_a_batch_that_does_not_fit_is_halved(made: Made) -> None:
+    model = model_of(made(Hungry(ROOM // 4)), torch.device("cuda"), batch_max=16)
     predict_slices(model, HU, np.eye(4))
     assert 1 <= model.ran.batch <= 3
 
 
+@pytest.mark.parametrize("made", [plain, scripted])
 @pytest.mark.usefixtures("filled")
-def test_one_window_that_does_not_fit_is_said() -> None:
-    class Greedy(torch.nn.Module):
-        def forward(self, patches: torch.Tensor) -> torch.Tensor:
-            return patches + torch.empty(2 * ROOM, dtype=torch.uint8, device=patches.device)[0]
-
+def test_one_window_that_does_not_fit_is_said(made: Made) -> None:
+    greedy = model_of(made(Hungry(2 * ROOM)), torch.device("cuda"))
     with pytest.raises(WorkerLostError, match="out of GPU memory with one patch at a time"):
-        predict_slices(model_of(Greedy(), torch.device("cuda")), HU, np.eye(4))
+        predict_slices(greedy, HU, np.eye(4))

@@ -112,8 +112,8 @@ def test_a_name_is_no_path(tmp_path: Path, name: str) -> None:
 
 
 def test_models_are_listed_builtin_first(tmp_path: Path) -> None:
-    assert [spec.name for spec in list_models(folder(tmp_path))] == ["builtin:bone", "toy"]
-    assert [spec.name for spec in list_models(tmp_path / "nowhere")] == ["builtin:bone"]
+    assert [spec.name for spec in list_models(folder(tmp_path))[0]] == ["builtin:bone", "toy"]
+    assert [spec.name for spec in list_models(tmp_path / "nowhere")[0]] == ["builtin:bone"]
 
 
 def test_an_unknown_kind_says_which_this_version_loads(tmp_path: Path) -> None:
@@ -149,14 +149,22 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('version = "7"', 'version = "7"\ncolour = 1', "colour: Extra inputs"),
+        ('version = "7"', 'version = "7"\ncolour = 1', "colour: unknown key"),
         ("patch = [16, 16]", "patch = [16, 16, 16]", "patch has 3 numbers"),
         ("[0.0, 1000.0]", "[0.0, 1000.0]\nneighbours = 1", "neighbours belongs to"),
         ("[0.0, 1000.0]", '[0.0, 1000.0]\norientation = "RLS"', "a patient axis twice"),
         ("hu_window = [0.0, 1000.0]", "", "hu_window or zscore"),
         ("[[output", "[run]\nmirror = [2]\n[[output", "an axis that a 2d patch lacks"),
         ("[0.0, 1000.0]", "[1000.0, 0.0]", "hu_window"),
-        ('weights = "toy.ts"', 'weights = "../toy.ts"', "weights"),
+        (
+            'weights = "toy.ts"',
+            'weights = "../toy.ts"',
+            "weights: .*name a file or folder beside it",
+        ),
+        ('version = "7"', "", "version: is missing"),
+        ('name = "toy"', 'name = "t y"', "name: 't y': take at most 64 letters, digits"),
+        ('name = "toy"', 'name = "builtin:toy"', "names with builtin: are no folder's"),
+        ("[0.0, 1000.0]", '[0.0, 1000.0]\norientation = "LPX"', "'LPX': it has to be three of the"),
         ('weights = "toy.ts"', "", "needs weights"),
         ('weights = "toy.ts"', 'weights = "gone.ts"', r"gone.ts: weights cannot be read"),
         ('name = "toy"', 'name = "boy"', "the folder's 'toy'"),
