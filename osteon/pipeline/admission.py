@@ -89,7 +89,7 @@ def link_of(table: Table, row: Row, gone: float | None) -> Link | None:
     if association is None:
         return None
     if gone is not None:  # One that comes and goes may have been back between two looks.
-        gone = max(gone, association["opened"], row["last"])
+        gone = max(gone, row["last"])
     # One that is open while no receiver listens was cut off when the receiver stopped.
     cut = gone if association["closed"] is None else association["closed"]
     return Link(
