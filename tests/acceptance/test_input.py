@@ -237,7 +237,7 @@ def test_running_again_makes_the_same_object(node: Node, tmp_path: Path) -> None
     assert answer.status_code == 202, answer.text
     wait_until(lambda: node.predict(first["id"])["updated"] > first["updated"])
     second = node.wait_for(first["id"], "done")
-    keys = ("sop_instance_uid", "digest")
+    keys = ("sop_instance_uid", "sha256")
     assert [first["results"][0][k] for k in keys] == [second["results"][0][k] for k in keys]
     assert second["generation"] == first["generation"]
 
