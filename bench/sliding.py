@@ -6,6 +6,7 @@ five seconds, around which all else is overhead. Needs the extra monai.
 """
 
 import argparse
+import gc
 import json
 import resource
 import sys
@@ -169,6 +170,8 @@ def overhead(device: torch.device, slices: int, rows: int) -> dict[str, Any]:
         assert warm.ran is not None
         windows = warm.ran.windows
         model = _model(Lasting(COST_S / windows, device), device, patch, wanted)
+        gc.collect()
+        gc.freeze()  # As a worker does when it is warm.
         started, cpu = time.perf_counter(), time.process_time()
         volume = read_volume(paths)
         loaded = time.perf_counter()
