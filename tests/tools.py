@@ -1,15 +1,18 @@
 """What tests need of the machine: programs from apt or PyPI, free ports, waits with a deadline."""
 
+import random
 import shutil
 import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
+PORTS = 15_000, 32_000  # Linux gives out 32,768 to 60,999.
 T = TypeVar("T")
 
 
@@ -27,10 +30,16 @@ def require_script(name: str) -> str:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A TCP port on loopback that nobody listens on now.
+
+    It is below those that the system gives to outgoing connections, or one of these could take it
+    before whoever is to listen there has started.
+    """
+    while True:
+        port = random.randrange(*PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(predicate: Callable[[], T], timeout_s: float = 30.0, every_s: float = 0.02) -> T:
