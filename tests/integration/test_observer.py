@@ -256,6 +256,22 @@ def test_a_receiver_that_is_back_between_two_looks_has_cut_off_whom_it_heard_the
     assert said == "waits for the receiver to listen again: it stopped while CT1 was sending"
 
 
+def test_an_earlier_association_is_no_return_of_the_sender_though_the_clock_was_set_back(make):
+    node = make()
+    first = node.intake.open_association("CT1", "OSTEON", "::1")
+    node.receive([1], origin=first, settle_s=0.0)
+    node.intake.close_association(first, "released")
+    node.clock.advance(-3600.0)
+    node.receive([2, 3], origin=node.intake.open_association("CT1", "OSTEON", "::1"), settle_s=0.0)
+    node.kill_receiver()
+    assert node.observer.tick()
+    node.clock.advance(30.0)
+    node.start_receiver()
+    node.clock.advance(30.0)
+    assert node.observer.tick()
+    assert node.jobs() == []
+
+
 def test_after_a_power_cut_a_series_waits_whichever_role_is_up_first(make):
     """Both roles were down for an hour, and the receiver needs a minute longer."""
     node = make()

@@ -87,9 +87,9 @@ def decisive_association(table: Table, series: Row) -> Row | None:
         "WITH came AS (SELECT * FROM association WHERE id IN (SELECT association_id FROM instance"
         " WHERE series_instance_uid = ? AND generation = ?))"
         " SELECT *, (closed IS NULL OR cut = 1) AND NOT EXISTS (SELECT 1 FROM came AS later"
-        " WHERE later.id <> came.id AND later.opened >= came.closed) AS unfinished,"
+        " WHERE later.id > came.id AND later.opened >= came.closed) AS unfinished,"
         " EXISTS (SELECT 1 FROM association AS other INDEXED BY association_open"
-        " WHERE other.closed IS NULL AND other.opened >= came.closed"
+        " WHERE other.closed IS NULL AND other.id > came.id AND other.opened >= came.closed"
         " AND other.calling_ae_title = came.calling_ae_title"
         " AND other.address = came.address) AS is_back"
         " FROM came ORDER BY unfinished DESC, cut DESC, closed IS NULL DESC, closed DESC LIMIT 1",
