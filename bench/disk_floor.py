@@ -1,9 +1,9 @@
 """What the disk alone allows: instances made durable by a bare loop, without network or protocol.
 
 A folder and a number of threads enter, a rate leaves; ``receive.py`` measures it in each round. An
-instance is written into a file whose name is on the disk already, hashed while the disk writes and
-synced; then so much as its row takes is appended to a log and synced, for all threads at once. A
-receiver that does more per instance, or waits for its sender, cannot be as fast.
+instance is written into a file whose name is on the disk already, hashed and synced; then so much
+as its row takes is appended to a log, which is synced now and then. A receiver that does more per
+instance, or waits for its sender, cannot be as fast.
 """
 
 import os
@@ -26,12 +26,11 @@ def measure(folder: Path, threads: int, seconds: float) -> float:
     folder.mkdir()
     sync_folder(folder.parent)
     dataset = memoryview(os.urandom(2 * CT.rows * CT.rows))
-    pool, done = DraftPool(folder), [0] * threads
     log = os.open(folder.with_name(f"{folder.name}.log"), os.O_WRONLY | os.O_CREAT)
+    pool, done = DraftPool(folder, lambda: os.fdatasync(log)), [0] * threads
 
     def commit(batch: object) -> object:
         os.write(log, bytes(ROW_BYTES))
-        os.fdatasync(log)
         return batch
 
     commits = GroupCommit(commit)  # type: ignore[arg-type,var-annotated] # items are results

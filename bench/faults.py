@@ -70,7 +70,7 @@ class Row:
 def cuts(folder: Path, kind: str, count: int, seed: int) -> Iterator[Verdict]:
     """Record a receiver and cut its power; a kind of weakened receiver, or none."""
     entry = {"entry": weakened.entry(kind)} if kind else {}
-    recording = record(folder / f"recording{kind}", instances=INSTANCES if not kind else 6, **entry)
+    recording = record(folder / f"recording{kind}", instances=INSTANCES if not kind else 8, **entry)
     faults = recording.model_faults()
     if faults:  # Then no cut proves anything.
         yield Verdict("the recording", 0, faults)

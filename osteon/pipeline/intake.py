@@ -46,7 +46,7 @@ class Intake:
         self._table = table
         if (table.data_dir / INCOMING / role).is_dir():
             recover(settings, table, table.data_dir / INCOMING / role)
-        self._spool = Spool(table.data_dir, role)
+        self._spool = Spool(table.data_dir, role, lambda: reception.sync_rows(table, role))
         self._commits: GroupCommit[tuple[Origin, Received], bool] = GroupCommit(self._commit)
         self._backlog: tuple[float, int] = (float("-inf"), 0)
         self._space: tuple[float, float] = (float("-inf"), 0.0)
@@ -245,7 +245,7 @@ class Intake:
             return None
 
     def _commit(self, batch: Sequence[tuple[Origin, Received]]) -> list[bool]:
-        """Put instances on record in one transaction, and return which of them are new."""
+        """Put instances on record together, and return which of them are new."""
         quiet_s_of = self._settings.quiet_s_of
         return reception.add_instances(
             self._table,

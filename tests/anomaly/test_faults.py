@@ -61,7 +61,7 @@ def test_power_cuts_lose_nothing_even_without_the_table(
 @pytest.mark.parametrize("kind", weakened.KINDS)
 def test_power_cuts_catch_a_receiver_with_a_safeguard_less(kind: str, tmp_path: Path) -> None:
     require_tool("/usr/bin/strace")
-    recording = record(tmp_path / "role", instances=INSTANCES, entry=weakened.entry(kind))
+    recording = record(tmp_path / "role", instances=2 * INSTANCES, entry=weakened.entry(kind))
 
     assert any(verdict.broken for verdict in recording.cuts(60, SEED, tmp_path))
 

@@ -13,7 +13,7 @@ from typing import Any
 from osteon.cli.main import main
 from osteon.pipeline.instances import blocks, drafts, spool
 from osteon.pipeline.intake import Intake
-from osteon.pipeline.table.connection import Table
+from osteon.pipeline.table import connection, reception
 
 LATE_S = 0.05
 
@@ -22,17 +22,22 @@ def _replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
     setattr(owner, name, make(getattr(owner, name)))  # An AttributeError where it is gone.
 
 
+def _settle_often() -> None:
+    """Let few instances do what many do under load: first names are made and go all the time."""
+    _replace(drafts, "SETTLE_S", lambda _: 0.0)
+    _replace(drafts, "READY", lambda _: 4)
+
+
 def lazy_table() -> None:
-    """SQLite leaves its log to be written when the kernel likes."""
+    """SQLite leaves its log to be written when the kernel likes, whatever is asked of it."""
+    _replace(connection, "SYNCED", lambda _: connection.UNSYNCED)
+    _settle_often()
 
-    def make(original: Any) -> Any:
-        def opened(self: Any, *args: Any, **kwargs: Any) -> None:
-            original(self, *args, **kwargs)
-            self.change("PRAGMA synchronous=NORMAL")
 
-        return opened
-
-    _replace(Table, "__init__", make)
+def hasty_rows() -> None:
+    """The first name of a draft is taken away before its row is on the disk."""
+    _replace(reception, "sync_rows", lambda _: lambda table, role: None)
+    _settle_often()
 
 
 def no_folder_sync() -> None:
@@ -84,6 +89,7 @@ def late_record() -> None:
 
 KINDS = {
     "lazy-table": lazy_table,
+    "hasty-rows": hasty_rows,
     "no-folder-sync": no_folder_sync,
     "no-first-name": no_first_name,
     "hasty-names": hasty_names,

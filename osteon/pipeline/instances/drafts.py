@@ -2,8 +2,9 @@
 
 A folder enters, drafts leave; the spool gives them their last names. An instance may be
 acknowledged when its draft is synced, since the draft would be found again by its first name. The
-last name is given at once and synced a little later, for many together; only then the first name
-goes. See ``docs/decisions/0006-drafts-with-names.md``.
+last name is given at once and synced a little later, for many together, and so is the row; only
+then the first name goes. See ``docs/decisions/0006-drafts-with-names.md`` and
+``0017-one-flush.md``.
 """
 
 import itertools
@@ -11,13 +12,14 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 import structlog
 
+from osteon.errors import OsteonError
 from osteon.pipeline.instances.blocks import BlockWriter, Slabs
 
 READY = 32  # Names are made in such numbers, so that one sync of the folder serves them all.
@@ -131,7 +133,7 @@ class Draft:
 
 
 class DraftPool:
-    """Make first names before they are needed, and remove them when the last ones are synced.
+    """Make first names before they are needed, and remove them when nothing needs them any more.
 
     A thread does so while there is something to do, and ends when there is not.
 
@@ -139,10 +141,14 @@ class DraftPool:
     ----------
     folder : Path
         Where drafts stand; its own name is synced, and nobody else makes files in it.
+    sync_rows : callable
+        Puts on the disk what the table says of drafts that are settled; it may raise OSError or
+        OsteonError, and they keep their first names then.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sync_rows: Callable[[], None]) -> None:
         self._folder = folder
+        self._sync_rows = sync_rows
         self._slabs = Slabs()
         self._ready: deque[Draft] = deque()
         # Of a pool that nobody closes, the descriptors at least.
@@ -170,7 +176,7 @@ class DraftPool:
             return self._make(1)[0]
 
     def settle(self, draft: Draft, target: Path) -> None:
-        """Have the last name of a draft synced, and its first one removed then."""
+        """Have the row and the last name of a draft synced, and its first one removed then."""
         path = draft.leave()
         if path is None:
             return
@@ -244,11 +250,14 @@ class DraftPool:
     def _settle(self) -> None:
         with self._due:
             batch, self._named = self._named, []
+        if not batch:
+            return
         try:
+            self._sync_rows()
             _sync_names(target for _, target in batch)
-        except OSError as error:
+        except (OSError, OsteonError) as error:
             # The files are found by their first names when the role starts again.
-            log.warning("names could not be synced", files=len(batch), why=error.strerror)
+            log.warning("rows and names could not be synced", files=len(batch), why=str(error))
             return
         for path, _ in batch:
             with suppress(OSError):

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -33,9 +33,16 @@ class Spool:
         The node's data directory.
     role : str, optional
         The role that writes. Without one, nothing can be received.
+    sync_rows : callable, optional
+        As `DraftPool` takes it; without it, rows are synced before a draft is settled.
     """
 
-    def __init__(self, data_dir: Path, role: str | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        role: str | None = None,
+        sync_rows: Callable[[], None] = lambda: None,
+    ) -> None:
         self.data_dir = data_dir
         for name in (SPOOL, INCOMING):
             (data_dir / name).mkdir(parents=True, exist_ok=True)
@@ -48,7 +55,7 @@ class Spool:
             held = os.open(self._incoming, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(held, fcntl.LOCK_SH)
             self._leave = weakref.finalize(self, os.close, held)
-            self._drafts = DraftPool(self._incoming)
+            self._drafts = DraftPool(self._incoming, sync_rows)
 
     def close(self) -> None:
         """Have done with all drafts; nothing can be received any more."""

@@ -23,7 +23,8 @@ FILE_NAME = "osteon.sqlite"
 SQLITE_MIN = (3, 51, 3)  # Older releases can corrupt a WAL database when two checkpoints meet.
 BUSY_TIMEOUT_S = 30.0
 # A row that INSERT OR REPLACE removes is counted as removed by recursive triggers only.
-PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON")
+PRAGMAS = ("journal_mode=WAL", "foreign_keys=ON", "recursive_triggers=ON")
+SYNCED, UNSYNCED = "FULL", "NORMAL"  # PRAGMA synchronous
 NETWORK_FILE_SYSTEMS = frozenset(
     {
         "nfs",
@@ -95,6 +96,11 @@ def _0010_associations(db: Database) -> None:
     _run(db, "0010_associations.sql")
 
 
+@migrations()
+def _0011_synced(db: Database) -> None:
+    _run(db, "0011_synced.sql")
+
+
 def _run(db: Database, file: str) -> None:
     statement = ""
     for line in resources.files(__package__).joinpath(file).read_text().splitlines():
@@ -126,8 +132,10 @@ class Table:
             check_same_thread=False,
         )
         self._conn.row_factory = sqlite3.Row
+        self._synchronous = ""
         for pragma in PRAGMAS:
             self._conn.execute(f"PRAGMA {pragma}")
+        self._commit_as(SYNCED)
 
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
@@ -142,6 +150,7 @@ class Table:
     def rows(self, sql: str, parameters: Parameters = ()) -> list[Row]:
         """Run one statement and return its rows."""
         with self._lock, _mapped:
+            self._commit_as(SYNCED)
             return list(self._conn.execute(sql, parameters))
 
     def row(self, sql: str, parameters: Parameters = ()) -> Row | None:
@@ -151,16 +160,25 @@ class Table:
     def change(self, sql: str, parameters: Parameters = ()) -> int:
         """Run one statement that writes and return how many rows it changed."""
         with self._lock, _mapped:
+            self._commit_as(SYNCED)
             return int(self._conn.execute(sql, parameters).rowcount)
 
     def insert(self, sql: str, parameters: Parameters = ()) -> int:
         """Run one INSERT and return the new row's id."""
         with self._lock, _mapped:
+            self._commit_as(SYNCED)
             return int(self._conn.execute(sql, parameters).lastrowid)
 
     @contextmanager
-    def write(self) -> Iterator[None]:
-        """Run the block as one durable transaction; nested blocks join the outer one.
+    def write(self, *, synced: bool = True) -> Iterator[None]:
+        """Run the block as one transaction; nested blocks join the outer one.
+
+        Parameters
+        ----------
+        synced : bool
+            Whether it is on the disk when the block ends. What is not is seen by everybody at
+            once, and a power cut may undo it with all that follows it, up to the next transaction
+            of anybody that is.
 
         Raises
         ------
@@ -171,8 +189,10 @@ class Table:
         """
         with self._lock, _mapped:
             if self._conn.in_transaction:
+                assert self._synchronous == SYNCED or not synced, "the outer one is not synced"
                 yield
                 return
+            self._commit_as(SYNCED if synced else UNSYNCED)
             self._conn.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -181,6 +201,12 @@ class Table:
                 # SQLite has already rolled back by itself after some errors, such as a full disk.
                 if self._conn.in_transaction:
                     self._conn.execute("ROLLBACK")
+
+    def _commit_as(self, synchronous: str) -> None:
+        """Say how what is committed from now on is; within a transaction that is settled."""
+        if self._synchronous != synchronous and not self._conn.in_transaction:
+            self._conn.execute(f"PRAGMA synchronous={synchronous}")
+            self._synchronous = synchronous
 
 
 def open_table(data_dir: Path, *, clock: Callable[[], float] = time.time) -> Table:

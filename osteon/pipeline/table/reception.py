@@ -130,11 +130,15 @@ def add_instance(table: Table, origin: Origin, received: Received, *, quiet_s: f
 
 
 def add_instances(table: Table, batch: Sequence[tuple[Origin, Received, float]]) -> list[bool]:
-    """Record durable instances with their series, in one transaction.
+    """Record durable instances with their series.
 
     An instance of a series that is still receiving joins its generation; one of a complete series
     opens the next generation. An instance that is on record already, with the same bytes, changes
     nothing.
+
+    Rows of those that join, all together, are seen at once, but are on the disk after `sync_rows`
+    only: until then the caller keeps the draft that they can be made from again. Whatever else
+    is recorded is on the disk already.
 
     Parameters
     ----------
@@ -148,20 +152,33 @@ def add_instances(table: Table, batch: Sequence[tuple[Origin, Received, float]])
         Which of them are new.
     """
     joined: dict[str, tuple[int, float, float]] = {}  # count, last and quiet time
-    with table.write():
-        are_new = []
+    are_new = []
+    with table.write(synced=False):
         for origin, received, quiet_s in batch:
             uid, now = received.header.series_instance_uid, table.clock()
-            if _join(table, origin, received, now):
+            is_new = _join(table, origin, received, now)
+            if is_new:
                 joined[uid] = (joined.get(uid, (0,))[0] + 1, now, quiet_s)
-                are_new.append(True)
-                continue
-            if uid in joined:  # What follows looks at the row of the series.
-                _count(table, uid, *joined.pop(uid))
-            are_new.append(_add(table, origin, received, quiet_s))
+            are_new.append(is_new)
         for uid, news in joined.items():
             _count(table, uid, *news)
+    if not all(are_new):
+        with table.write():
+            are_new = [
+                did_join or _add(table, *arrived)
+                for did_join, arrived in zip(are_new, batch, strict=True)
+            ]
     return are_new
+
+
+def sync_rows(table: Table, role: str) -> None:
+    """Put on the disk whatever was recorded before."""
+    with table.write():
+        table.change(
+            "INSERT INTO synced (role, at) VALUES (?, ?)"
+            " ON CONFLICT DO UPDATE SET at = excluded.at",
+            (role, table.clock()),
+        )
 
 
 def _join(table: Table, origin: Origin, received: Received, now: float) -> bool:

@@ -21,12 +21,15 @@ from osteon.errors import (
     MismatchError,
     OsteonError,
     OutOfResourcesError,
+    TableError,
     UnparseableError,
 )
 from osteon.pipeline import intake as intake_module
 from osteon.pipeline.instances.digest import digest_of
+from osteon.pipeline.instances.leftovers import recover_all
 from osteon.pipeline.instances.part10 import decode_header
 from osteon.pipeline.intake import Intake
+from osteon.pipeline.table import reception
 from osteon.pipeline.table.connection import open_table
 from osteon.pipeline.table.reception import Origin
 from osteon.pipeline.table.series import input_of
@@ -82,26 +85,60 @@ def test_an_instance_is_a_part10_file_and_a_row(door):
 
 def test_the_row_is_committed_after_the_file_is_durable(door, monkeypatch):
     steps = []
-    real_link, real_sync = os.link, os.fdatasync
 
-    def link(source, target):
-        real_link(source, target)
-        steps.append("named")
+    def noted(owner, name, word):
+        real = getattr(owner, name)
 
-    def sync(fd):
-        real_sync(fd)
-        steps.append("synced")
+        def call(*arguments):
+            result = real(*arguments)
+            steps.append(word)
+            return result
 
+        monkeypatch.setattr(owner, name, call)
+
+    levels = {"PRAGMA synchronous=FULL": "full", "PRAGMA synchronous=NORMAL": "normal"}
     store_slices(door.intake, [1])
-    monkeypatch.setattr(os, "link", link)
-    monkeypatch.setattr(os, "fdatasync", sync)
+    door.intake._spool._drafts._settle()
+    noted(os, "link", "named")
+    noted(os, "fdatasync", "synced")
+    noted(Path, "unlink", "first name gone")
     door.table._conn.set_trace_callback(
-        lambda sql: steps.append("committed") if sql == "COMMIT" else None
+        lambda sql: steps.append(levels.get(sql, sql)) if sql in {*levels, "COMMIT"} else None
     )
     store_slices(door.intake, [2])
-    assert steps == ["synced", "named", "committed"]
-    (level,) = door.table.rows("PRAGMA synchronous")
-    assert level["synchronous"] == 2  # FULL
+    answered = len(steps)
+    door.intake.close()
+    assert steps[:answered] == ["synced", "named", "normal", "COMMIT"]
+    assert steps[answered : answered + 3] == ["full", "COMMIT", "first name gone"]
+
+
+def test_the_first_row_of_a_series_is_synced_at_once(door):
+    statements = []
+    door.table._conn.set_trace_callback(statements.append)
+    store_slices(door.intake, [1])
+    opened = next(at for at, sql in enumerate(statements) if "INSERT INTO series" in sql)
+    levels = [sql for sql in statements[:opened] if sql.startswith("PRAGMA synchronous")]
+    assert levels[-1] == "PRAGMA synchronous=FULL"
+
+
+def test_a_draft_keeps_its_first_name_until_its_row_is_synced(door, monkeypatch):
+    def locked(table, role):
+        raise TableError("the job table: it is locked")
+
+    store_slices(door.intake, [1])
+    door.intake._spool._drafts._settle()
+    monkeypatch.setattr(reception, "sync_rows", locked)
+    (stored,) = store_slices(door.intake, [2])
+    door.intake.close()
+    file = door.data_dir / stored.path
+    (draft,) = (door.data_dir / "incoming" / "receive").iterdir()
+    assert draft.samefile(file)
+
+    door.table.change("DELETE FROM instance WHERE path = ?", (stored.path,))  # The power is cut.
+    monkeypatch.undo()
+    assert recover_all(door.settings, door.table) == 1
+    assert stored.path in {row["path"] for row in door.rows("instance")}
+    assert not draft.exists()
 
 
 def test_counts_and_due_times_follow_what_arrives(door):
