@@ -169,16 +169,28 @@ class Table:
             self._commit_as(SYNCED)
             return int(self._conn.execute(sql, parameters).lastrowid)
 
-    @contextmanager
-    def write(self, *, synced: bool = True) -> Iterator[None]:
-        """Run the block as one transaction; nested blocks join the outer one.
+    def attempt(self, sql: str, parameters: Parameters = ()) -> bool:
+        """Run one statement that writes, unless a constraint forbids it.
 
-        Parameters
-        ----------
-        synced : bool
-            Whether it is on the disk when the block ends. What is not is seen by everybody at
-            once, and a power cut may undo it with all that follows it, up to the next transaction
-            of anybody that is.
+        Outside of a transaction it is not synced: everybody sees it at once, but a power cut may
+        undo it with all that follows it, up to the next transaction of anybody that is synced.
+
+        Returns
+        -------
+        bool
+            Whether it was allowed; nothing is changed if not.
+        """
+        with self._lock, _mapped:
+            self._commit_as(UNSYNCED)
+            try:
+                self._conn.execute(sql, parameters)
+            except sqlite3.IntegrityError:
+                return False
+            return True
+
+    @contextmanager
+    def write(self) -> Iterator[None]:
+        """Run the block as one durable transaction; nested blocks join the outer one.
 
         Raises
         ------
@@ -189,10 +201,9 @@ class Table:
         """
         with self._lock, _mapped:
             if self._conn.in_transaction:
-                assert self._synchronous == SYNCED or not synced, "the outer one is not synced"
                 yield
                 return
-            self._commit_as(SYNCED if synced else UNSYNCED)
+            self._commit_as(SYNCED)
             self._conn.execute("BEGIN IMMEDIATE")
             try:
                 yield

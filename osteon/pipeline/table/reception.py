@@ -6,6 +6,7 @@ Called by intake alone, in the receiver and in the HTTP process.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from osteon.pipeline.completeness import quiet_words
 from osteon.pipeline.instances.index import Header, to_json
@@ -17,16 +18,9 @@ _COLUMNS = (
     "sop_instance_uid, digest, sop_class_uid, transfer_syntax_uid, series_instance_uid,"
     " association_id, path, size, instance_number, position, orientation, received, generation"
 )
-_VALUES = ", ".join(f"?{number}" for number in range(1, 13))
+_JOINER = ", ".join("?" * 14)
 # The newest row wins: within a generation that is still open, an older one makes way.
-_INSERT = f"INSERT OR REPLACE INTO instance ({_COLUMNS}) VALUES ({_VALUES}, ?13)"  # noqa: S608
-# One statement for what nearly always happens.
-_INSERT_JOINING = (
-    f"INSERT INTO instance ({_COLUMNS}) SELECT {_VALUES}, generation FROM series WHERE id ="  # noqa: S608
-    " (SELECT id FROM series WHERE series_instance_uid = ?5 ORDER BY generation DESC LIMIT 1)"
-    " AND state = 'receiving' AND NOT EXISTS"
-    " (SELECT 1 FROM instance WHERE sop_instance_uid = ?1 AND series_instance_uid = ?5)"
-)
+_INSERT = f"INSERT OR REPLACE INTO instance ({_COLUMNS}) VALUES ({', '.join('?' * 13)})"  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -151,24 +145,12 @@ def add_instances(table: Table, batch: Sequence[tuple[Origin, Received, float]])
     list of bool
         Which of them are new.
     """
-    joined: dict[str, tuple[int, float, float]] = {}  # count, last and quiet time
-    are_new = []
-    with table.write(synced=False):
-        for origin, received, quiet_s in batch:
-            uid, now = received.header.series_instance_uid, table.clock()
-            is_new = _join(table, origin, received, now)
-            if is_new:
-                joined[uid] = (joined.get(uid, (0,))[0] + 1, now, quiet_s)
-            are_new.append(is_new)
-        for uid, news in joined.items():
-            _count(table, uid, *news)
-    if not all(are_new):
-        with table.write():
-            are_new = [
-                did_join or _add(table, *arrived)
-                for did_join, arrived in zip(are_new, batch, strict=True)
-            ]
-    return are_new
+    if table.attempt(
+        _joining(len(batch)), [v for arrived in batch for v in _joiner(table, *arrived)]
+    ):
+        return [True] * len(batch)
+    with table.write():
+        return [_add(table, *arrived) for arrived in batch]
 
 
 def sync_rows(table: Table, role: str) -> None:
@@ -181,19 +163,15 @@ def sync_rows(table: Table, role: str) -> None:
         )
 
 
-def _join(table: Table, origin: Origin, received: Received, now: float) -> bool:
-    """Insert an instance that nobody has seen into a series that is receiving, if it is so."""
-    return bool(table.change(_INSERT_JOINING, _row_of(origin, received, now)))
+@cache
+def _joining(count: int) -> str:
+    """Return the statement that puts so many instances on record, or none, if one does not join."""
+    return f"INSERT INTO joining VALUES {', '.join([f'({_JOINER})'] * count)}"  # noqa: S608
 
 
-def _count(table: Table, series_instance_uid: str, count: int, last: float, quiet_s: float) -> None:
-    """Let the newest generation of a series know of instances that have joined it."""
-    table.change(
-        "UPDATE series SET last = ?1, due = ?1 + ?2, waits_for = ?3, instances = instances + ?4"
-        " WHERE id = (SELECT id FROM series WHERE series_instance_uid = ?5"
-        " ORDER BY generation DESC LIMIT 1)",
-        (last, quiet_s, quiet_words(quiet_s), count, series_instance_uid),
-    )
+def _joiner(table: Table, origin: Origin, received: Received, quiet_s: float) -> tuple[object, ...]:
+    """Return the values of a row of ``joining``."""
+    return (*_row_of(origin, received, table.clock()), quiet_s, quiet_words(quiet_s))
 
 
 def _add(table: Table, origin: Origin, received: Received, quiet_s: float) -> bool:
