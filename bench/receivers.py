@@ -132,7 +132,7 @@ class Receiver(ABC):
 
 class Osteon(Receiver):
     words = "Osteon"
-    synced = "file, folder, row"
+    synced = "file, name"
     ae_title = "OSTEON"
     settings: ClassVar[str] = "fast = true\n" if HAS_FAST else ""
 

@@ -11,7 +11,8 @@ import fcntl
 import mmap
 import os
 from collections import deque
-from contextlib import suppress
+from pathlib import Path
+from typing import Self
 
 from blake3 import blake3
 
@@ -49,6 +50,8 @@ class BlockWriter:
         An empty file, open for writing; it is the writer's to close.
     slabs : Slabs
         Where memory is taken from.
+    is_direct : bool
+        Whether the descriptor was opened with `DIRECT`.
 
     Attributes
     ----------
@@ -61,21 +64,41 @@ class BlockWriter:
         By every method: the disk is full or fails.
     """
 
-    def __init__(self, descriptor: int, slabs: Slabs) -> None:
+    def __init__(self, descriptor: int, slabs: Slabs, *, is_direct: bool = False) -> None:
         self.size = 0
         self._descriptor = descriptor
-        self._is_direct = False
+        self._is_direct = is_direct
         self._slabs = slabs
         self._slab: mmap.mmap | None = None
         self._held = 0
         self._hash: blake3 | None = None
         self._hashed = 0
 
-    def go_direct(self) -> None:
-        """Write past the page cache from now on, where the file system takes it."""
-        with suppress(OSError):
-            fcntl.fcntl(self._descriptor, fcntl.F_SETFL, DIRECT)
-            self._is_direct = bool(DIRECT)
+    @classmethod
+    def create(cls, path: Path, slabs: Slabs, *, direct: bool) -> Self:
+        """Make a file that does not exist yet, and write it.
+
+        Parameters
+        ----------
+        direct : bool
+            Whether to write past the page cache, where the file system takes it.
+
+        Raises
+        ------
+        FileExistsError
+            It does.
+        """
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        if not (direct and DIRECT):
+            return cls(os.open(path, flags, 0o600), slabs)
+        try:
+            descriptor = os.open(path, flags | DIRECT, 0o600)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # Some file systems make the file before they say that they take no direct I/O.
+            return cls(os.open(path, flags & ~os.O_EXCL, 0o600), slabs)
+        return cls(descriptor, slabs, is_direct=True)
 
     def write(self, part: bytes | memoryview) -> None:
         """Append a part; its memory may be used again afterwards."""

@@ -55,7 +55,7 @@ class Draft:
     @classmethod
     def create(cls, folder: Path) -> Self:
         """Begin a file under a new name, which is not synced."""
-        return cls(*_create(folder, Slabs()))
+        return cls(*_create(folder, Slabs(), direct=False))
 
     def __enter__(self) -> Self:
         return self
@@ -236,10 +236,8 @@ class DraftPool:
         """Make drafts whose names are on the disk."""
         drafts: list[Draft] = []
         try:
-            for _ in range(count):
-                path, blocks = _create(self._folder, self._slabs)
-                blocks.go_direct()
-                drafts.append(Draft(path, blocks))
+            while len(drafts) < count:
+                drafts.append(Draft(*_create(self._folder, self._slabs, direct=True)))
             sync_folder(self._folder)
         except OSError:
             for draft in drafts:
@@ -287,9 +285,8 @@ def _sync_names(files: Iterable[Path]) -> None:
             sync_folder(folder)
 
 
-def _create(folder: Path, slabs: Slabs) -> tuple[Path, BlockWriter]:
+def _create(folder: Path, slabs: Slabs, *, direct: bool) -> tuple[Path, BlockWriter]:
     while True:
         path = folder / f"{os.getpid():x}-{next(_numbers):x}"
         with suppress(FileExistsError):  # Left by a process that had this number before.
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            return path, BlockWriter(descriptor, slabs)
+            return path, BlockWriter.create(path, slabs, direct=direct)

@@ -42,10 +42,8 @@ def is_direct(request: pytest.FixtureRequest, tmp_path: Path) -> bool:
 
 
 def begin(path: Path, slabs: Slabs, *, is_direct: bool) -> BlockWriter:
-    writer = BlockWriter(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), slabs)
-    if is_direct:
-        writer.go_direct()
-        assert writer._is_direct
+    writer = BlockWriter.create(path, slabs, direct=is_direct)
+    assert writer._is_direct == is_direct
     return writer
 
 
@@ -141,6 +139,28 @@ def test_a_file_that_takes_no_direct_writes_goes_by_the_cache(
     writer.write(sent)
     writer.sync()
     assert path.read_bytes() == sent
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+def test_a_file_system_that_knows_no_direct_writes_is_written_by_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_made: bool
+) -> None:
+    real = os.open
+
+    def open_(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & DIRECT:
+            if is_made:  # As by Linux, which finds out late.
+                os.close(real(path, flags & ~DIRECT, mode))
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real(path, flags, mode)
+
+    monkeypatch.setattr(blocks.os, "open", open_)
+    writer = BlockWriter.create(tmp_path / "file", Slabs(), direct=True)
+    writer.write(b"x" * 5000)
+    writer.sync()
+    assert (tmp_path / "file").read_bytes() == b"x" * 5000
+    with pytest.raises(FileExistsError):
+        BlockWriter.create(tmp_path / "file", Slabs(), direct=False)
 
 
 def test_what_a_disk_refuses_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
