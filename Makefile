@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check bench bench-bones train-bones bench-sliding bench-loading bench-receive bench-route bench-robust bench-faults bench-fuzz bench-bytes bench-soak bench-table bench-simulate bench-states format docs clean
+.PHONY: demo test check bench bench-bones train-bones bench-sliding bench-loading bench-receive bench-route bench-robust bench-faults bench-fuzz bench-bytes bench-soak bench-pressure bench-table bench-simulate bench-states format docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +49,9 @@ bench-bytes: $(STAMP)  ## 1,000 instances of 15 transfer syntaxes, byte for byte
 
 bench-soak: $(STAMP)  ## 5,000 associations, 50,000 instances
 	$(BIN)/python bench/soak.py
+
+bench-pressure: $(STAMP)  ## slow peers, crowds, bombs, a full disk
+	$(BIN)/python bench/pressure.py
 
 bench-loading: $(STAMP)  ## CT series into volumes, beside pydicom and np.frombuffer; DATA=one series
 	$(BIN)/python bench/loading.py $(if $(DATA),--data "$(DATA)") $(if $(CHECK),--check)

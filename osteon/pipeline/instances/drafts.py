@@ -26,6 +26,7 @@ READY = 32  # Names are made in such numbers, so that one sync of the folder ser
 NAMED_MAX = 1_024  # Drafts whose last names are not synced yet; each would be read after a crash.
 SETTLE_S = 0.05  # How long the last names of drafts gather.
 CLOSE_S = 5.0
+RETRY_S = 0.5  # When names or rows could not be synced, as on a full disk.
 KEEPER_S = 1.0  # The thread that does all this ends when nothing came for so long.
 _numbers = itertools.count()
 
@@ -155,6 +156,7 @@ class DraftPool:
         weakref.finalize(self, _discard, self._ready).atexit = False
         self._wanted = False
         self._named: list[tuple[Path, Path]] = []
+        self._is_failing = False
         self._due = threading.Condition()
         self._keeper: threading.Thread | None = None
         self._closed = False
@@ -219,7 +221,9 @@ class DraftPool:
                 with suppress(OSError):
                     self._ready.extend(self._make(READY))
                 self._wanted = False
-            self._settle()
+            if not self._settle():
+                with self._due:
+                    self._due.wait_for(lambda: self._closed or self._wanted, RETRY_S)
 
     def _has_come(self) -> bool:
         with self._due:
@@ -245,21 +249,28 @@ class DraftPool:
             raise
         return drafts
 
-    def _settle(self) -> None:
+    def _settle(self) -> bool:
+        """Sync what is settled, and return whether it could be."""
         with self._due:
             batch, self._named = self._named, []
         if not batch:
-            return
+            return True
         try:
             self._sync_rows()
             _sync_names(target for _, target in batch)
         except (OSError, OsteonError) as error:
-            # The files are found by their first names when the role starts again.
-            log.warning("rows and names could not be synced", files=len(batch), why=str(error))
-            return
+            with self._due:
+                # The oldest of very many are found by their first names when the role starts again.
+                self._named = (batch + self._named)[-NAMED_MAX:]
+            if not self._is_failing:
+                log.warning("rows and names cannot be synced", files=len(batch), why=str(error))
+            self._is_failing = True
+            return False
+        self._is_failing = False
         for path, _ in batch:
             with suppress(OSError):
                 path.unlink()
+        return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -35,6 +35,7 @@ from osteon.pipeline.table.reception import Origin
 from osteon.pipeline.table.series import input_of
 from tests.anomaly.evidence import left_behind
 from tests.pipeline_parts import SCANNER, HandClock, ct_slice, store, store_slices
+from tests.tools import wait_until
 
 
 class Door:
@@ -144,6 +145,25 @@ def test_a_draft_keeps_its_first_name_until_its_row_is_synced(door, monkeypatch)
     assert recover_all(door.settings, door.table) == 1
     assert stored.path in {row["path"] for row in door.rows("instance")}
     assert not draft.exists()
+
+
+def test_first_names_go_when_rows_can_be_synced_again(door, monkeypatch):
+    tried = threading.Event()
+
+    def full(table, role):
+        tried.set()
+        raise OutOfResourcesError("the job table cannot be written: database or disk is full")
+
+    def first_names():
+        return [p for p in (door.data_dir / "incoming" / "receive").iterdir() if p.stat().st_size]
+
+    monkeypatch.setattr(reception, "sync_rows", full)
+    store_slices(door.intake, [1, 2])
+    assert tried.wait(10)
+    assert len(first_names()) == 2
+    monkeypatch.undo()
+    wait_until(lambda: not first_names())
+    assert door.rows("instance")
 
 
 def test_counts_and_due_times_follow_what_arrives(door):
