@@ -8,11 +8,11 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from osteon.errors import OsteonError, StageError
+from osteon.errors import StageError
 from osteon.pipeline.images.upright import shear_of
 from osteon.pipeline.models.model import Model
 from osteon.pipeline.models.modelspec import SegmentSpec
-from osteon.pipeline.prediction import checked_bytes, model_failure
+from osteon.pipeline.prediction import ask, checked_bytes
 from osteon.pipeline.volume import Volume
 from osteon.results.segment import Code, Segment
 
@@ -73,13 +73,7 @@ def combine(
         raise StageError(
             f"prediction of shape {prediction_zyx.shape} for a volume of {volume.hu_zyx.shape}"
         )
-    try:
-        joined_zyx = _joined(model, prediction_zyx, volume)
-    except (OsteonError, OSError):
-        raise
-    except Exception as error:  # As in prediction, a model's code may be anybody's.
-        raise model_failure(model, "boneseg", error) from error
-    joined_zyx = checked_bytes(model, "joined", joined_zyx, volume.hu_zyx.shape)
+    joined_zyx = _joined(model, prediction_zyx, volume)
     voxel_ml = abs(float(np.linalg.det(volume.geometry.affine[:3, :3]))) / 1000.0
     if model.segments:
         return _named_by_model(joined_zyx, model.segments, voxel_ml)
@@ -89,12 +83,16 @@ def combine(
 def _joined(model: Model, prediction_zyx: NDArray[np.uint8], volume: Volume) -> NDArray[np.uint8]:
     """Join the prediction on upright slices, since shape is judged across them."""
     shear = shear_of(volume.geometry)
-    if shear is None:
-        return model.join(prediction_zyx, volume)
-    upright = shear.volume(volume)
-    joined_zyx = model.join(shear.labels(prediction_zyx), upright)
-    checked_bytes(model, "joined", joined_zyx, upright.hu_zyx.shape)
-    return shear.back(joined_zyx, prediction_zyx.shape)
+    if shear is not None:
+        upright = shear.volume(volume)
+        joined_zyx = _answer(model, shear.labels(prediction_zyx), upright)
+        return shear.back(joined_zyx, prediction_zyx.shape)
+    return _answer(model, prediction_zyx, volume)
+
+
+def _answer(model: Model, prediction_zyx: NDArray[np.uint8], volume: Volume) -> NDArray[np.uint8]:
+    joined_zyx = ask(model, "boneseg", model.join, prediction_zyx, volume)
+    return checked_bytes(model, "joined", joined_zyx, volume.hu_zyx.shape)
 
 
 def _named_by_model(

@@ -25,6 +25,7 @@ from osteon.pipeline.models.network import (
     averaged,
     default_device,
     last_line,
+    raise_if_full,
     ready,
 )
 from osteon.pipeline.models.torchscript import script_of
@@ -145,6 +146,7 @@ def _built(definition: dict[str, Any], path: Path) -> torch.nn.Module:
     try:
         return kind(**arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
+        raise_if_full(error)
         raise ModelError(f"{path / CONFIG}: {target} cannot be made: {last_line(error)}") from error
 
 

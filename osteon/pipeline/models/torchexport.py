@@ -28,8 +28,8 @@ from osteon.pipeline.models.network import (
     averaged,
     default_device,
     first_of,
-    gpu_is_full,
     last_line,
+    raise_if_full,
 )
 from osteon.pipeline.models.weights import only_file, read_tensors, read_weights
 
@@ -99,8 +99,7 @@ def _module(
             module: torch.nn.Module = _moved(program.module(), device)
             takes = _input_shape(program)
     except (RuntimeError, ValueError, KeyError, AssertionError, TypeError, AttributeError) as error:
-        if gpu_is_full(error):
-            raise torch.OutOfMemoryError(last_line(error)) from error
+        raise_if_full(error)
         raise ModelError(f"{path}: no exported program: {last_line(error)}") from error
     finally:
         said.setLevel(level)
