@@ -41,10 +41,7 @@ OTHER_RGB = (170, 170, 170)
 
 
 def combine(
-    model: Model,
-    prediction_zyx: NDArray[np.uint8],
-    volume: Volume,
-    volume_ml_min: float = VOLUME_ML_MIN,
+    model: Model, prediction_zyx: NDArray[np.uint8], volume: Volume
 ) -> tuple[NDArray[np.uint8], tuple[Segment, ...]]:
     """Join a prediction into one label map and say what its segments are.
 
@@ -52,8 +49,6 @@ def combine(
     ----------
     prediction_zyx : ndarray of uint8, shape (slices, rows, columns)
         What `osteon.pipeline.prediction.predict` returned for this volume.
-    volume_ml_min : float
-        Components of an unnamed mask that are smaller are dropped.
 
     Returns
     -------
@@ -77,7 +72,7 @@ def combine(
     voxel_ml = abs(float(np.linalg.det(volume.geometry.affine[:3, :3]))) / 1000.0
     if model.segments:
         return _named_by_model(joined_zyx, model.segments, voxel_ml)
-    return _named_by_size(joined_zyx, voxel_ml, volume_ml_min)
+    return _named_by_size(joined_zyx, voxel_ml)
 
 
 def _joined(model: Model, prediction_zyx: NDArray[np.uint8], volume: Volume) -> NDArray[np.uint8]:
@@ -120,7 +115,7 @@ def _named_by_model(
 
 
 def _named_by_size(
-    mask_zyx: NDArray[np.uint8], voxel_ml: float, volume_ml_min: float
+    mask_zyx: NDArray[np.uint8], voxel_ml: float
 ) -> tuple[NDArray[np.uint8], tuple[Segment, ...]]:
     labels_zyx = np.zeros(mask_zyx.shape, np.uint8)
     box = _bounds(mask_zyx)
@@ -129,7 +124,7 @@ def _named_by_size(
     sizes[0] = 0
     # A stable sort: of two components of one size, the one that comes first in memory stays first.
     by_size = np.argsort(-sizes, kind="stable")
-    kept = [int(component) for component in by_size if sizes[component] * voxel_ml >= volume_ml_min]
+    kept = [int(component) for component in by_size if sizes[component] * voxel_ml >= VOLUME_ML_MIN]
     number_of_component = np.zeros(sizes.size, np.uint8)
     for rank, component in enumerate(kept):
         number_of_component[component] = min(rank, NAMED_MAX) + 1
