@@ -97,20 +97,25 @@ class _BoundedReads(io.RawIOBase):
         self._file = file
 
     def seekable(self) -> bool:
+        """Whether places can be gone to: always."""
         return True
 
     def readable(self) -> bool:
+        """Whether it can be read: always."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place; one before the start is a fault of the zip."""
         if whence == io.SEEK_SET and offset < 0:
             raise zipfile.BadZipFile(f"its directory names the place {offset}")
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
+        """Return the present place."""
         return self._file.tell()
 
     def read(self, size: int | None = -1) -> bytes:
+        """Return the next bytes; more than a directory may have are a fault of the zip."""
         limit = DIRECTORY_BYTES_MAX + 1
         piece = self._file.read(limit if size is None or size < 0 else min(size, limit))
         if len(piece) == limit:

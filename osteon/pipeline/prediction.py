@@ -37,7 +37,13 @@ class Evidence:
     bytes_yx: NDArray[np.uint8]
 
     def fits(self, affine: NDArray[np.float64]) -> bool:
-        """Return whether the model was told of the plane that a volume has."""
+        """Return whether the model was told of the plane that a volume has.
+
+        Parameters
+        ----------
+        affine : ndarray of float64, shape (4, 4)
+            That of the volume.
+        """
         return bool(np.allclose(self.in_plane, affine[:3, :2], 1e-9, 1e-9))
 
 
@@ -138,6 +144,15 @@ def checked_bytes(
     model: Model, did: str, bytes_zyx: object, shape: tuple[int, ...]
 ) -> NDArray[np.uint8]:
     """Return what a model gave, one byte a voxel.
+
+    Parameters
+    ----------
+    did : str
+        What the model did, in a word for the message.
+    bytes_zyx : object
+        What it gave.
+    shape : tuple of int
+        Slices, rows and columns that it was asked about.
 
     Raises
     ------

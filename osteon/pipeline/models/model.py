@@ -53,10 +53,35 @@ class Model(Protocol):
     def predict(
         self, hu_zyx: NDArray[np.number[Any]], affine: NDArray[np.float64]
     ) -> NDArray[np.uint8]:
-        """Return the evidence of each voxel, in the same shape (slices, rows, columns)."""
+        """Say what each voxel is, in evidence that `join` understands.
+
+        Parameters
+        ----------
+        hu_zyx : ndarray of int16 or float32, shape (slices, rows, columns)
+            Hounsfield units; some slices of a series where `dimension` is ``"2d"``.
+        affine : ndarray of float64, shape (4, 4)
+            Voxel (column, row, slice, 1) to patient millimetres in LPS.
+
+        Returns
+        -------
+        ndarray of uint8, shape (slices, rows, columns)
+        """
 
     def join(self, prediction_zyx: NDArray[np.uint8], volume: Volume) -> NDArray[np.uint8]:
-        """Return one label map, values of `segments` or 0 and 1, from the evidence of a volume."""
+        """Join the evidence of a whole volume into one label map.
+
+        Parameters
+        ----------
+        prediction_zyx : ndarray of uint8, shape (slices, rows, columns)
+            What `predict` returned for the slices of this volume.
+        volume : Volume
+            The volume, its slices upright.
+
+        Returns
+        -------
+        ndarray of uint8, shape (slices, rows, columns)
+            Values of `segments`, or 0 and 1 where there are none; 0 is background.
+        """
 
 
 # What runs networks, the module that loads each kind, and the extra that it needs. All are imported

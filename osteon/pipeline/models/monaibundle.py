@@ -84,6 +84,17 @@ def read_config(files: Files, path: Path) -> dict[str, Any]:
 def plain(value: Any, config: Mapping[str, Any], path: Path, depth: int = 0) -> Any:
     """Return a value of a configuration with its references resolved.
 
+    Parameters
+    ----------
+    value : object
+        As it stands in the JSON, ``"@key"`` for a reference.
+    config : mapping
+        The configuration that references are looked up in.
+    path : Path
+        The bundle, for messages.
+    depth : int
+        How many references and containers it lies in.
+
     Raises
     ------
     ModelError

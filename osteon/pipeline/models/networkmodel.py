@@ -84,6 +84,15 @@ class NetworkModel:
     ) -> NDArray[np.uint8]:
         """Return the most likely class of each voxel.
 
+        Parameters
+        ----------
+        hu_zyx, affine
+            As `osteon.pipeline.models.model.Model.predict` says.
+
+        Returns
+        -------
+        ndarray of uint8, shape (slices, rows, columns)
+
         Raises
         ------
         ModelError

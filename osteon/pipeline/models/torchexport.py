@@ -82,6 +82,7 @@ class _OneByOne(torch.nn.Module):
         self.program = program
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the logits of some patches, as `osteon.pipeline.models.network.Network` says."""
         return torch.cat([first_of(self.program(patch[None])) for patch in patches])
 
 
