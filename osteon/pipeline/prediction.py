@@ -15,8 +15,8 @@ from osteon.errors import ModelError, OsteonError, StageError, WorkerLostError
 from osteon.pipeline.images.upright import shear_of
 from osteon.pipeline.models.model import Model
 from osteon.pipeline.models.packaged import ran_out_of_memory, reason_of
+from osteon.pipeline.progress import tell
 from osteon.pipeline.volume import SourceFrame, Volume
-from osteon.pipeline.workers.progress import tell
 
 SLICES_AT_ONCE = 16  # So many slices are given to a 2D model at a time, then it is told how far.
 

@@ -20,8 +20,8 @@ from osteon.pipeline.models.modelspec import ModelSpec, SegmentSpec
 from osteon.pipeline.models.network import Network
 from osteon.pipeline.models.outputgrid import OutputGrid
 from osteon.pipeline.models.sliding import Batches, slide
+from osteon.pipeline.progress import tell
 from osteon.pipeline.volume import Volume
-from osteon.pipeline.workers.progress import tell
 
 log = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from osteon.errors import StageError, VolumeError
 from osteon.pipeline.images.geometry import FrameHeader
 from osteon.pipeline.models.model import Model, load_model
 from osteon.pipeline.prediction import Evidence, predict_slices
+from osteon.pipeline.progress import tell
 from osteon.pipeline.volume import Slices, SourceFrame, Volume, read_slices, read_volume
 from osteon.pipeline.workers.evidencecache import WORTH_S, EvidenceCache
-from osteon.pipeline.workers.progress import tell
 from osteon.pipeline.workers.request import CacheSettings, SliceRequest, StageRequest
 
 HELD_BYTES_MAX = 2 * 2**30  # Two CT series of 1,000 slices; the oldest instance goes first.

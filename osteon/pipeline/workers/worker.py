@@ -27,8 +27,8 @@ from pathlib import Path
 import structlog
 
 from osteon.errors import OsteonError, OutOfResourcesError, StageError, WorkerLostError
+from osteon.pipeline import progress
 from osteon.pipeline.job import Stage
-from osteon.pipeline.workers import progress
 from osteon.pipeline.workers.devices import take_gpu
 from osteon.pipeline.workers.request import (
     Answer,
