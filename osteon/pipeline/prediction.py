@@ -69,6 +69,8 @@ def predict(
     ModelError
         The model's output is not what its specification says.
     """
+    if model.dimension == "3d":
+        return _predict_upright(model, volume)
     affine = volume.geometry.affine
     held = held or {}
     known = {
@@ -76,13 +78,6 @@ def predict(
         for index, frame in enumerate(volume.frames)
         if frame in held and held[frame].fits(affine)
     }
-    if model.dimension == "3d":
-        shear = shear_of(volume.geometry)
-        if shear is None:
-            return predict_slices(model, volume.hu_zyx, affine)
-        upright = shear.volume(volume)  # A network of several slices has learnt upright ones.
-        prediction_zyx = predict_slices(model, upright.hu_zyx, upright.geometry.affine)
-        return shear.back(prediction_zyx, volume.hu_zyx.shape)
     prediction_zyx = np.empty(volume.hu_zyx.shape, np.uint8)
     for index, bytes_yx in known.items():
         prediction_zyx[index] = bytes_yx
@@ -92,6 +87,16 @@ def predict(
         prediction_zyx[some] = predict_slices(model, volume.hu_zyx[some], affine)
         tell(first + len(some), len(missing))
     return prediction_zyx
+
+
+def _predict_upright(model: Model, volume: Volume) -> NDArray[np.uint8]:
+    """Run the model over upright slices: a network of several slices has learnt such ones."""
+    shear = shear_of(volume.geometry)
+    if shear is None:
+        return predict_slices(model, volume.hu_zyx, volume.geometry.affine)
+    upright = shear.volume(volume)
+    prediction_zyx = predict_slices(model, upright.hu_zyx, upright.geometry.affine)
+    return shear.back(prediction_zyx, volume.hu_zyx.shape)
 
 
 def predict_slices(

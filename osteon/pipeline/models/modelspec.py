@@ -37,7 +37,7 @@ Millimetres = Annotated[float, Field(gt=0, le=100)]
 class _Part(BaseModel):
     """A section of ``model.toml``: what it does not know is refused, and nothing is changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class CodeSpec(_Part):

@@ -156,6 +156,7 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
         ("hu_window = [0.0, 1000.0]", "", "hu_window or zscore"),
         ("[[output", "[run]\nmirror = [2]\n[[output", "an axis that a 2d patch lacks"),
         ("[0.0, 1000.0]", "[1000.0, 0.0]", "hu_window"),
+        ("[0.0, 1000.0]", "[-inf, 1000.0]", "hu_window.0: .*finite number"),
         (
             'weights = "toy.ts"',
             'weights = "../toy.ts"',
