@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from osteon.errors import ModelError, WorkerLostError
+from osteon.errors import ModelError, StageError, WorkerLostError
 from osteon.pipeline.bones.bone import BoneModel, bone_spec
 from osteon.pipeline.models.modelspec import SPEC_FILE, ModelSpec, SegmentSpec, read_spec
 from osteon.pipeline.models.packaged import installed_models, load_packaged
@@ -112,6 +112,8 @@ def load_model(name: str, models_dir: Path | None = None) -> Model:
     ModelError
         There is no such model, its folder or its package is wrong, its weights do not have the
         digest that ``model.toml`` states, or this version cannot load its kind.
+    StageError
+        A file of it cannot be read now.
     WorkerLostError
         Its weights do not fit into the GPU's memory now.
     """
@@ -147,21 +149,21 @@ def spec_of(name: str, models_dir: Path | None = None) -> ModelSpec | None:
     return read_spec(models_dir / name)
 
 
-def list_models(models_dir: Path | None = None) -> tuple[list[ModelSpec], list[ModelError]]:
+def list_models(models_dir: Path | None = None) -> tuple[list[ModelSpec], list[StageError]]:
     """Return what can be loaded, ``builtin:bone`` first, then the model folders by name.
 
     Returns
     -------
     specs : list of ModelSpec
-    faults : list of ModelError
-        One for each folder whose ``model.toml`` is wrong, which it names.
+    faults : list of StageError
+        One for each folder whose ``model.toml`` is wrong or cannot be read, which it names.
     """
     specs, faults = [bone_spec()], []
     if models_dir is not None and models_dir.is_dir():
         for path in sorted(models_dir.glob(f"*/{SPEC_FILE}")):
             try:
                 specs.append(read_spec(path.parent))
-            except ModelError as error:
+            except StageError as error:
                 faults.append(error)
     return specs, faults
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from osteon.errors import ModelError
+from osteon.errors import ModelError, StageError
 from osteon.pipeline.models.fileformat import check_format
 from osteon.pipeline.models.modelspec import NAME_PATTERN, NAMED, SPEC_FILE, read_spec
 from osteon.pipeline.models.weights import Files, digest_of, read_files
@@ -119,7 +119,7 @@ def make_folder(into: Path, name: str, kind: str, weights: Path, draft: Draft) -
         text = _toml(name, kind, weights.name, sha256, draft)
         (folder / SPEC_FILE).write_text(text, encoding="utf-8")
         read_spec(folder)
-    except (OSError, ModelError) as error:
+    except (OSError, StageError) as error:
         shutil.rmtree(folder)
         raise ModelError(f"{error}; no folder was made") from error
     return folder
