@@ -36,7 +36,6 @@ from tests import known_cost
 HERE = Path(__file__).resolve().parent
 BUSY_MIN = 0.95
 WAIT_S = 1800.0
-SHAPES = 5  # Different phantoms; more would only take longer to draw.
 
 
 def main() -> None:

@@ -4,7 +4,12 @@ import os
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A busy machine is no fault of what is tested; what hangs is ended by the limit of every test.
+hypothesis.settings.register_profile("osteon", deadline=None)
+hypothesis.settings.load_profile("osteon")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 NOTHING_SKIPS = os.environ.get("CI") == "true"

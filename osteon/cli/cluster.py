@@ -137,17 +137,17 @@ def _scheduler_of(folder: Path) -> str | None:
 
 def _run(process: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
     """Run a process of the cluster until SIGTERM or SIGINT; a second one ends it at once."""
+    asyncio.run(_until_stopped(process))
 
-    async def until_stopped() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
 
-        def note(number: signal.Signals) -> None:
-            stop.set()
-            loop.remove_signal_handler(number)
+async def _until_stopped(process: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, note, number)
-        await process(stop)
+    def note(number: signal.Signals) -> None:
+        stop.set()
+        loop.remove_signal_handler(number)
 
-    asyncio.run(until_stopped())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, note, number)
+    await process(stop)

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 
 import click
 
-from osteon.cli.options import config_option, example, job_table, json_option, settings_in_force
+from osteon.cli.options import (
+    config_option,
+    days_option,
+    example,
+    job_table,
+    json_option,
+    settings_in_force,
+)
 from osteon.cli.output import printable, write_json
 from osteon.config.settings import Priority, Settings
 from osteon.errors import NotRunnableError, StaleTransition
@@ -78,14 +85,7 @@ def priority(name: str, to: str, as_json: bool) -> None:
 @json_option
 @click.argument("name", metavar="[ID|ACCESSION]", required=False)
 @click.option("--gained", is_flag=True, help="All series that no route took, and one takes now.")
-@click.option(
-    "--days",
-    type=click.FloatRange(min=0, min_open=True),
-    default=7.0,
-    show_default=True,
-    metavar="N",
-    help="How far back --gained looks.",
-)
+@days_option("How far back --gained looks.")
 def reroute(name: str | None, gained: bool, days: float, as_json: bool) -> None:
     """Ask the present routes what becomes of a series that is held.
 

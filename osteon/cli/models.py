@@ -35,6 +35,7 @@ class _Numbers(click.ParamType[tuple[float, ...]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[float, ...]:
+        """Return the numbers of an option; what is none is a wrong use of the command."""
         try:
             numbers = tuple(self._kind(number) for number in str(value).split(","))
         except ValueError:

@@ -44,6 +44,18 @@ def number_option(
     return click.option(flag, type=kind, default=default, show_default=True, metavar="N", help=what)
 
 
+def days_option(what: str) -> Callable[[Decorated], Decorated]:
+    """Make the option ``--days``: how far a command looks back."""
+    return click.option(
+        "--days",
+        type=click.FloatRange(min=0, min_open=True),
+        default=7.0,
+        show_default=True,
+        metavar="N",
+        help=what,
+    )
+
+
 def example(*lines: str) -> str:
     """Write the example that stands under a command's help, unwrapped."""
     return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)

@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from osteon.cli.folder import Series, read_folder
-from osteon.cli.options import config_option, example, job_table, json_option, settings_in_force
+from osteon.cli.options import (
+    config_option,
+    days_option,
+    example,
+    job_table,
+    json_option,
+    settings_in_force,
+)
 from osteon.cli.output import (
     local_time,
     printable,
@@ -89,14 +96,7 @@ def test(folder: Path, called: str | None, as_json: bool) -> None:
 @config_option
 @json_option
 @click.argument("new", metavar="NEW", type=click.Path(path_type=Path))
-@click.option(
-    "--days",
-    type=click.FloatRange(min=0, min_open=True),
-    default=7.0,
-    show_default=True,
-    metavar="N",
-    help="How far back to look.",
-)
+@days_option("How far back to look.")
 @click.option(
     "--exit-code", is_flag=True, help="End with 1 if a series would be decided otherwise."
 )

@@ -23,6 +23,7 @@ from osteon.cli.segments import write_segments
 from osteon.errors import OsteonError, VolumeError
 from osteon.pipeline.job import WORKER_STAGES, Stage
 from osteon.pipeline.workers.request import StageRequest
+from osteon.pipeline.workers.worker import run
 
 RESULTS = ("seg.dcm", "preview.png")
 SUMMARY = "summary.json"
@@ -101,9 +102,6 @@ def _why_not(series: Series) -> str | None:
 
 def _segment(series: Series, place: Path, model: str, models_dir: Path | None) -> dict[str, Any]:
     """Run every stage as a worker does and keep the results."""
-    # torch takes seconds to load, which --help and a wrong configuration need not wait for.
-    from osteon.pipeline.workers.stages import run_stage  # noqa: PLC0415 - see above
-
     started, content_at = time.monotonic(), time.time()
     outputs: dict[Stage, Path] = {}
     with (
@@ -125,7 +123,7 @@ def _segment(series: Series, place: Path, model: str, models_dir: Path | None) -
                 input_sha256=series.input_sha256,
                 content_at=content_at,
             )
-            report = run_stage(request)
+            report = run(request)
             outputs[stage] = request.out
         for name in RESULTS:
             (outputs[Stage.ENCODE] / name).replace(place / name)

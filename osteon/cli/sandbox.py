@@ -24,6 +24,7 @@ READY_S = 60.0
 STOP_S = 25.0  # The supervisor itself gives its roles 20 s.
 POLL_S = 0.1
 LOG_LINES = 15
+QUIET_S = 1.0  # A demonstration has no patience.
 
 
 class Sandbox:
@@ -35,8 +36,6 @@ class Sandbox:
         Where its configuration, data and log go; it exists.
     destination : Destination
         Who gets the results.
-    quiet_s : float
-        Its quiet time; a demonstration has no patience.
 
     Attributes
     ----------
@@ -44,14 +43,14 @@ class Sandbox:
         The settings of the node.
     """
 
-    def __init__(self, folder: Path, destination: Destination, *, quiet_s: float = 1.0) -> None:
+    def __init__(self, folder: Path, destination: Destination) -> None:
         self.folder = folder
         self.config = folder / "osteon.toml"
         self.log = folder / "node.log"
         scp_port, http_port = _free_ports(2)
         values = {
             "data_dir": str((folder / "node").absolute()),
-            "scp": {"host": "127.0.0.1", "port": scp_port, "quiet_s": quiet_s},
+            "scp": {"host": "127.0.0.1", "port": scp_port, "quiet_s": QUIET_S},
             "http": {"host": "127.0.0.1", "port": http_port},
             "pipeline": {"disk_reserve_gb": 0.2},
             "destination": [
@@ -98,7 +97,7 @@ class Sandbox:
             )
         try:
             self._await_ready()
-        except BaseException:
+        except BaseException:  # Ctrl-C, too, leaves no process behind.
             self.stop()
             raise
 

@@ -117,11 +117,22 @@ def sendable(paths: Sequence[Path]) -> tuple[list[Path], list[Skipped]]:
 
 
 def send_all(peer: Destination, paths: Sequence[Path], bar: Bar) -> Sent:
-    """Send files; one that is refused for good is passed over, a lost peer ends it."""
+    """Send files; one that is refused for good is passed over, a lost peer ends it.
+
+    Parameters
+    ----------
+    peer : Destination
+        Who gets them.
+    paths : sequence of Path
+        Part 10 files.
+    bar : Bar
+        Shows how many have been taken.
+    """
     sent = Sent()
     refused = at = 0
 
     def note(outcome: StoreOutcome) -> None:
+        """Count a file that was taken; refusals are counted in a row."""
         nonlocal refused, at
         at, refused = at + 1, 0
         sent.statuses[outcome.status] += 1

@@ -1,7 +1,6 @@
 """``osteon status``: which roles run, how much is held, and what waits for what."""
 
 import http.client
-import socket
 from collections import Counter
 from typing import Any
 
@@ -11,21 +10,18 @@ from osteon.cli.options import config_option, example, job_table, json_option, s
 from osteon.cli.output import local_time, printable, write_json
 from osteon.config.settings import Settings
 from osteon.errors import OsteonError
+from osteon.http.status import address_here, engine_of, listens
 from osteon.pipeline.instances.spool import free_bytes
 from osteon.pipeline.intake import GIGABYTE
 from osteon.pipeline.job import Status
 from osteon.pipeline.table import views
 from osteon.pipeline.table.connection import Table
-from osteon.pipeline.table.times import iso
-from osteon.pipeline.table.workers import engine_state
 from osteon.pipeline.worklock import work_is_running
 
 PROBE_S = 2.0
 UNFINISHED = (Status.RECEIVING, Status.WAITING, Status.RUNNING, Status.DELIVERING)
 LOOKED_AT_MAX = 1000  # The newest; with a longer backlog the others wait for the same.
 REASONS_NAMED_MAX = 12
-# A role that listens on every address is asked on loopback.
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound
 
 
 @click.command(name="status", epilog=example("osteon status", "osteon status --json"))
@@ -56,11 +52,11 @@ def status_of_node(settings: Settings, table: Table) -> dict[str, Any]:
             waits[job["status"], job["reason"]] += 1
     return {
         "roles": {
-            "receive": _listens(settings.scp.host, settings.scp.port),
+            "receive": listens(settings.scp.host, settings.scp.port),
             "work": work_is_running(settings.data_dir),
             "http": _answers(settings.http.host, settings.http.port),
         },
-        "engine": _engine(table),
+        "engine": engine_of(table).model_dump(),
         "disk": {
             "free_gb": round(free_bytes(settings.data_dir) / GIGABYTE, 3),
             "reserve_gb": settings.pipeline.disk_reserve_gb,
@@ -99,14 +95,6 @@ def _write(found: dict[str, Any]) -> None:
         click.echo(f"{others:>6} for other reasons: see `osteon jobs list`")
 
 
-def _engine(table: Table) -> dict[str, Any]:
-    """Return how many stages can run at once, and why none can, as the role `work` said last."""
-    state = engine_state(table)
-    if state is None:
-        return {"slots": 0, "reason": "", "since": None}
-    return {"slots": state.slots, "reason": state.reason, "since": iso(state.updated)}
-
-
 def _workers_words(engine: dict[str, Any]) -> str:
     if engine["reason"]:
         return f"none since {local_time(engine['since'])}: {engine['reason']}"
@@ -120,16 +108,8 @@ def _joined(counts: dict[str, int]) -> str:
     return "  ".join(f"{name} {count}" for name, count in counts.items())
 
 
-def _listens(host: str, port: int) -> bool:
-    try:
-        with socket.create_connection((_LOOPBACK.get(host, host), port), timeout=PROBE_S):
-            return True
-    except OSError:
-        return False
-
-
 def _answers(host: str, port: int) -> bool:
-    connection = http.client.HTTPConnection(_LOOPBACK.get(host, host), port, timeout=PROBE_S)
+    connection = http.client.HTTPConnection(address_here(host), port, timeout=PROBE_S)
     try:
         connection.request("GET", "/healthz")
         return connection.getresponse().status == http.client.OK

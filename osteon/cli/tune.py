@@ -55,7 +55,19 @@ def listen(model: "Model") -> "Listening":
 
 
 def tune_folder(folder: Path, listening: "Listening", batch: int, limit_s: float) -> "Tuned":
-    """Measure the network of a folder on the patches that it was shown."""
+    """Measure the network of a folder on the patches that it was shown.
+
+    Parameters
+    ----------
+    folder : Path
+        The model folder.
+    listening : Listening
+        The network that was run, and what it was shown.
+    batch : int
+        Patches at once.
+    limit_s : float
+        Time for all of it.
+    """
     from osteon.pipeline.models.model import load_network  # noqa: PLC0415 - brings torch
     from osteon.pipeline.models.modelspec import read_spec  # noqa: PLC0415 - brings torch
     from osteon.pipeline.models.tuning import tune  # noqa: PLC0415 - brings torch

@@ -44,9 +44,9 @@ def open_archive(file: BinaryIO, size: int, *, inflated_max: int) -> zipfile.Zip
     """
     file.seek(0)
     try:
-        archive = zipfile.ZipFile(_BoundedReads(file))
+        archive = zipfile.ZipFile(_BoundedReads(file, size))
     # What zipfile raises on bytes that are no zip has no one name.
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
         raise UnparseableError(f"not a whole zip: {error}") from error
     entries = archive.infolist()
     if len(entries) > ENTRIES_MAX:
@@ -88,29 +88,34 @@ def inflate(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[bytes]
 
 
 class _BoundedReads(io.RawIOBase):
-    """A file that refuses pieces larger than a zip's directory may be, and places before its start.
+    """A file that refuses pieces larger than a zip's directory may be, and places outside of it.
 
     A directory that is damaged names both; the system's own error would look like a broken disk.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file, self._size = file, size
 
     def seekable(self) -> bool:
+        """Whether places can be gone to: always."""
         return True
 
     def readable(self) -> bool:
+        """Whether it can be read: always."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence == io.SEEK_SET and offset < 0:
+        """Go to a place; one that the file does not have is a fault of the zip."""
+        if whence == io.SEEK_SET and not 0 <= offset <= self._size:
             raise zipfile.BadZipFile(f"its directory names the place {offset}")
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
+        """Return the present place."""
         return self._file.tell()
 
     def read(self, size: int | None = -1) -> bytes:
+        """Return the next bytes; more than a directory may have are a fault of the zip."""
         limit = DIRECTORY_BYTES_MAX + 1
         piece = self._file.read(limit if size is None or size < 0 else min(size, limit))
         if len(piece) == limit:

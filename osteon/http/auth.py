@@ -87,6 +87,7 @@ class Guard:
             return
 
         async def send_secured(message: MutableMapping[str, Any]) -> None:
+            """Send an answer with the headers that keep a browser from doing harm with it."""
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():

@@ -124,7 +124,10 @@ def list_files(
 @router.head("/{path:path}", include_in_schema=False)
 @router.get("/{path:path}", response_class=Response, responses=_BYTES)
 def read_file(path: str, request: Request, node: OfNode) -> Response:
-    """Return a file's bytes, or a range of them."""
+    """Return a file's bytes, or a range of them (RFC 9110 section 14).
+
+    A range that the file does not have is answered by 416.
+    """
     place, known = stored.file(node.table, path)
     etag = f'"{known["digest"]}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}

@@ -116,7 +116,7 @@ class NodeStatus:
             accepting=refusal is None,
             refusal=refusal,
             roles=Roles(
-                receive=_listens(settings.scp.host, settings.scp.port),
+                receive=listens(settings.scp.host, settings.scp.port),
                 work=work_is_running(data_dir),
             ),
             engine=engine_of(self._table),
@@ -140,9 +140,15 @@ def engine_of(table: Table) -> Engine:
     return Engine(slots=found.slots, reason=found.reason, since=iso(found.updated))
 
 
-def _listens(host: str, port: int) -> bool:
+def address_here(host: str) -> str:
+    """Return where, on this host, something is reached that listens on an address."""
+    return _ANY_ADDRESS.get(host, host)
+
+
+def listens(host: str, port: int) -> bool:
+    """Return whether something listens on an address of this host."""
     try:
-        with socket.create_connection((_ANY_ADDRESS.get(host, host), port), CONNECT_TIMEOUT_S):
+        with socket.create_connection((address_here(host), port), CONNECT_TIMEOUT_S):
             return True
     except OSError:
         return False

@@ -129,6 +129,8 @@ class Upload:
         ------
         UnparseableError
             Nothing of it is an instance.
+        HTTPException
+            A form ends before its last boundary (400).
         """
         if self._form is None:
             self._end_file("body")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from osteon.config.settings import Settings
+from osteon.errors import NotFoundError
 from osteon.pipeline.admission import candidate_of, input_digest, slice_of
 from osteon.pipeline.completeness import missing_slices
 from osteon.pipeline.job import WORKER_STAGES, Stage
@@ -210,7 +211,10 @@ class Ahead:
         return series.next_settled(self._table) if self._settings.pipeline.ahead else None
 
     def _is_outdated(self, run: _Run, now: float) -> bool:
-        row = series.get(self._table, run.row["id"])
+        try:
+            row = series.get(self._table, run.row["id"])
+        except NotFoundError:  # It was purged.
+            return True
         if row["last"] != run.row["last"] or now - run.since > KEPT_S:
             return True
         # It is complete, and another one was taken instead, or a person has ended its jobs.

@@ -8,11 +8,11 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from osteon.errors import OsteonError, StageError
+from osteon.errors import StageError
 from osteon.pipeline.images.upright import shear_of
 from osteon.pipeline.models.model import Model
 from osteon.pipeline.models.modelspec import SegmentSpec
-from osteon.pipeline.prediction import checked_bytes, model_failure
+from osteon.pipeline.prediction import ask, checked_bytes
 from osteon.pipeline.volume import Volume
 from osteon.results.segment import Code, Segment
 
@@ -41,10 +41,7 @@ OTHER_RGB = (170, 170, 170)
 
 
 def combine(
-    model: Model,
-    prediction_zyx: NDArray[np.uint8],
-    volume: Volume,
-    volume_ml_min: float = VOLUME_ML_MIN,
+    model: Model, prediction_zyx: NDArray[np.uint8], volume: Volume
 ) -> tuple[NDArray[np.uint8], tuple[Segment, ...]]:
     """Join a prediction into one label map and say what its segments are.
 
@@ -52,8 +49,6 @@ def combine(
     ----------
     prediction_zyx : ndarray of uint8, shape (slices, rows, columns)
         What `osteon.pipeline.prediction.predict` returned for this volume.
-    volume_ml_min : float
-        Components of an unnamed mask that are smaller are dropped.
 
     Returns
     -------
@@ -73,28 +68,26 @@ def combine(
         raise StageError(
             f"prediction of shape {prediction_zyx.shape} for a volume of {volume.hu_zyx.shape}"
         )
-    try:
-        joined_zyx = _joined(model, prediction_zyx, volume)
-    except (OsteonError, OSError):
-        raise
-    except Exception as error:  # As in prediction, a model's code may be anybody's.
-        raise model_failure(model, "boneseg", error) from error
-    joined_zyx = checked_bytes(model, "joined", joined_zyx, volume.hu_zyx.shape)
+    joined_zyx = _joined(model, prediction_zyx, volume)
     voxel_ml = abs(float(np.linalg.det(volume.geometry.affine[:3, :3]))) / 1000.0
     if model.segments:
         return _named_by_model(joined_zyx, model.segments, voxel_ml)
-    return _named_by_size(joined_zyx, voxel_ml, volume_ml_min)
+    return _named_by_size(joined_zyx, voxel_ml)
 
 
 def _joined(model: Model, prediction_zyx: NDArray[np.uint8], volume: Volume) -> NDArray[np.uint8]:
     """Join the prediction on upright slices, since shape is judged across them."""
     shear = shear_of(volume.geometry)
-    if shear is None:
-        return model.join(prediction_zyx, volume)
-    upright = shear.volume(volume)
-    joined_zyx = model.join(shear.labels(prediction_zyx), upright)
-    checked_bytes(model, "joined", joined_zyx, upright.hu_zyx.shape)
-    return shear.back(joined_zyx, prediction_zyx.shape)
+    if shear is not None:
+        upright = shear.volume(volume)
+        joined_zyx = _answer(model, shear.labels(prediction_zyx), upright)
+        return shear.back(joined_zyx, prediction_zyx.shape)
+    return _answer(model, prediction_zyx, volume)
+
+
+def _answer(model: Model, prediction_zyx: NDArray[np.uint8], volume: Volume) -> NDArray[np.uint8]:
+    joined_zyx = ask(model, "boneseg", model.join, prediction_zyx, volume)
+    return checked_bytes(model, "joined", joined_zyx, volume.hu_zyx.shape)
 
 
 def _named_by_model(
@@ -122,7 +115,7 @@ def _named_by_model(
 
 
 def _named_by_size(
-    mask_zyx: NDArray[np.uint8], voxel_ml: float, volume_ml_min: float
+    mask_zyx: NDArray[np.uint8], voxel_ml: float
 ) -> tuple[NDArray[np.uint8], tuple[Segment, ...]]:
     labels_zyx = np.zeros(mask_zyx.shape, np.uint8)
     box = _bounds(mask_zyx)
@@ -131,7 +124,7 @@ def _named_by_size(
     sizes[0] = 0
     # A stable sort: of two components of one size, the one that comes first in memory stays first.
     by_size = np.argsort(-sizes, kind="stable")
-    kept = [int(component) for component in by_size if sizes[component] * voxel_ml >= volume_ml_min]
+    kept = [int(component) for component in by_size if sizes[component] * voxel_ml >= VOLUME_ML_MIN]
     number_of_component = np.zeros(sizes.size, np.uint8)
     for rank, component in enumerate(kept):
         number_of_component[component] = min(rank, NAMED_MAX) + 1

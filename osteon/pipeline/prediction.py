@@ -4,7 +4,7 @@ A `Volume`, or the slices of it that have arrived, enters; one byte of evidence 
 Called by the worker. What the values mean is the model's affair: `boneseg` hands them back to it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from osteon.errors import ModelError, OsteonError, StageError, WorkerLostError
 from osteon.pipeline.images.upright import shear_of
 from osteon.pipeline.models.model import Model
-from osteon.pipeline.models.packaged import reason_of
+from osteon.pipeline.models.packaged import ran_out_of_memory, reason_of
+from osteon.pipeline.progress import tell
 from osteon.pipeline.volume import SourceFrame, Volume
-from osteon.pipeline.workers.progress import tell
 
 SLICES_AT_ONCE = 16  # So many slices are given to a 2D model at a time, then it is told how far.
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +37,13 @@ class Evidence:
     bytes_yx: NDArray[np.uint8]
 
     def fits(self, affine: NDArray[np.float64]) -> bool:
-        """Return whether the model was told of the plane that a volume has."""
+        """Return whether the model was told of the plane that a volume has.
+
+        Parameters
+        ----------
+        affine : ndarray of float64, shape (4, 4)
+            That of the volume.
+        """
         return bool(np.allclose(self.in_plane, affine[:3, :2], 1e-9, 1e-9))
 
 
@@ -64,6 +69,8 @@ def predict(
     ModelError
         The model's output is not what its specification says.
     """
+    if model.dimension == "3d":
+        return _predict_upright(model, volume)
     affine = volume.geometry.affine
     held = held or {}
     known = {
@@ -71,13 +78,6 @@ def predict(
         for index, frame in enumerate(volume.frames)
         if frame in held and held[frame].fits(affine)
     }
-    if model.dimension == "3d":
-        shear = shear_of(volume.geometry)
-        if shear is None:
-            return predict_slices(model, volume.hu_zyx, affine)
-        upright = shear.volume(volume)  # A network of several slices has learnt upright ones.
-        prediction_zyx = predict_slices(model, upright.hu_zyx, upright.geometry.affine)
-        return shear.back(prediction_zyx, volume.hu_zyx.shape)
     prediction_zyx = np.empty(volume.hu_zyx.shape, np.uint8)
     for index, bytes_yx in known.items():
         prediction_zyx[index] = bytes_yx
@@ -87,6 +87,16 @@ def predict(
         prediction_zyx[some] = predict_slices(model, volume.hu_zyx[some], affine)
         tell(first + len(some), len(missing))
     return prediction_zyx
+
+
+def _predict_upright(model: Model, volume: Volume) -> NDArray[np.uint8]:
+    """Run the model over upright slices: a network of several slices has learnt such ones."""
+    shear = shear_of(volume.geometry)
+    if shear is None:
+        return predict_slices(model, volume.hu_zyx, volume.geometry.affine)
+    upright = shear.volume(volume)
+    prediction_zyx = predict_slices(model, upright.hu_zyx, upright.geometry.affine)
+    return shear.back(prediction_zyx, volume.hu_zyx.shape)
 
 
 def predict_slices(
@@ -109,19 +119,45 @@ def predict_slices(
     StageError, ModelError
         As `predict`.
     """
-    try:
-        prediction_zyx = model.predict(hu_zyx, affine)
-    except (OsteonError, OSError):  # The worker tells a full disk from other failures.
-        raise
-    except Exception as error:  # A model's code may be anybody's.
-        raise model_failure(model, "prediction", error) from error
+    prediction_zyx = ask(model, "prediction", model.predict, hu_zyx, affine)
     return checked_bytes(model, "predicted", prediction_zyx, hu_zyx.shape)
+
+
+def ask(model: Model, station: str, method: Callable[..., object], *arguments: object) -> object:
+    """Call a method of a model, whose code may be anybody's, and say what a failure of it means.
+
+    Raises
+    ------
+    WorkerLostError
+        Memory did not suffice: another attempt, in a fresh worker, may go well.
+    StageError
+        Whatever else the model raised but for errors of Osteon and of the system, which pass: the
+        worker tells a full disk from other failures.
+    """
+    try:
+        return method(*arguments)
+    except (OsteonError, OSError):
+        raise
+    except Exception as error:  # Nothing of Osteon runs in here but its own models.
+        if ran_out_of_memory(error):
+            raise WorkerLostError(f"{model.name}: {station} ran out of memory: {error}") from error
+        said = str(error) if isinstance(error, RuntimeError) else reason_of(error)
+        raise StageError(f"{model.name}: {station} failed: {said}") from error
 
 
 def checked_bytes(
     model: Model, did: str, bytes_zyx: object, shape: tuple[int, ...]
 ) -> NDArray[np.uint8]:
     """Return what a model gave, one byte a voxel.
+
+    Parameters
+    ----------
+    did : str
+        What the model did, in a word for the message.
+    bytes_zyx : object
+        What it gave.
+    shape : tuple of int
+        Slices, rows and columns that it was asked about.
 
     Raises
     ------
@@ -139,15 +175,3 @@ def checked_bytes(
             f"not uint8 of shape {shape}"
         )
     return bytes_zyx
-
-
-def model_failure(model: Model, station: str, error: Exception) -> StageError:
-    """Return what a failure of a model means: one for want of memory may go well elsewhere.
-
-    Torch has a class of its own for a device that is out of memory, and a sentence for a host.
-    """
-    words = str(error).lower()
-    if isinstance(error, MemoryError) or any(said in words for said in _OUT_OF_MEMORY):
-        return WorkerLostError(f"{model.name}: {station} ran out of memory: {error}")
-    said = str(error) if isinstance(error, RuntimeError) else reason_of(error)
-    return StageError(f"{model.name}: {station} failed: {said}")

@@ -7,6 +7,7 @@ who sent it; jobs and results follow, under the same UIDs.
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,23 +122,27 @@ def _content_fault(table: Table, kind: str, row: Row) -> Fault | None:
 
 
 def _orphans(table: Table, folder: Path, named: set[str]) -> Iterator[Fault]:
-    if not (table.data_dir / folder).is_dir():
-        return
     # In the order in which they came: of two contents of one instance the newer one wins.
-    files = sorted(
-        (file.stat().st_mtime, file.name) for file in (table.data_dir / folder).iterdir()
-    )
-    for came, name in files:
+    for came, name in sorted(_files_in(table.data_dir / folder)):
         path = str(folder / name)
         if path in named or time.time() - came < SETTLED_S:
             continue
         try:
             received = _read_spooled(table, path)[1]
         except ReceptionError as error:
-            yield Fault("content", path, f"no row names it and it is damaged: {error.message}")
+            if (table.data_dir / path).exists():
+                yield Fault("content", path, f"no row names it and it is damaged: {error.message}")
             continue
         if reception.find_instance(table, received.header, received.digest) is None:
             yield Fault("orphan", path, "no row names it: --rebuild puts it back on record")
+
+
+def _files_in(folder: Path) -> Iterator[tuple[float, str]]:
+    """Yield when each file came, and its name; a purge may remove it meanwhile, or all of them."""
+    with suppress(FileNotFoundError):
+        for file in folder.iterdir():
+            with suppress(FileNotFoundError):
+                yield file.stat().st_mtime, file.name
 
 
 def _read_spooled(table: Table, path: str) -> tuple[FileMeta, Received]:

@@ -80,6 +80,7 @@ def choose(route: RouteSettings, candidates: Sequence[Candidate]) -> Candidate:
     """
 
     def thickness(candidate: Candidate) -> float:
+        """Slice Thickness (0018,0050) in mm; one without it is the thickest."""
         value = _number(next(iter(candidate.values.get("SliceThickness", ())), ""))
         return float("inf") if value is None else value
 

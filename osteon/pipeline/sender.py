@@ -71,6 +71,7 @@ class ThreadSender:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _run(self, delivery: Row, future: "Future[str]") -> None:
+        """Send, and end the future whatever happens: else its destination would rest for ever."""
         try:
             outcome = self._send(delivery)
         except BaseException as error:  # noqa: BLE001 - a thread's top; the delivery loop records it

@@ -156,6 +156,7 @@ def choose(
     none = Clocks()
 
     def precedence(head: Waiting) -> tuple[int, float, int]:
+        """Class, then whose source has been served least, then who came first."""
         return head.priority, clocks.get(head.priority, none).start(head.source), head.job_id
 
     first = min(free, key=precedence)
@@ -199,7 +200,10 @@ def shared_limit(job: Waiting, inside: Inside, limits: Limits, free_bytes: int) 
 
 
 def advance(clocks: Clocks, job: Waiting, limits: Limits) -> tuple[float, float]:
-    """Return where an admitted job began, and where the next one of its source begins."""
+    """Return where an admitted job began, and where the next one of its source begins.
+
+    Both are in voxels for a weight of 1, as `Clocks` counts.
+    """
     began = clocks.start(job.source)
     return began, began + job.needs.cost / limits.weights.get(job.source, 1.0)
 

@@ -39,15 +39,42 @@ def find_frames(labels_zyx: LabelMap, segment_count: int) -> NDArray[np.bool_]:
     highest = int(labels_zyx.max(initial=0))
     if highest == 0:
         raise EncodingError("the mask is empty: no voxel belongs to a segment")
-    if highest > segment_count:
-        raise EncodingError(f"label {highest} has no segment; there are {segment_count}")
+    refuse_unknown(highest, segment_count)
     # Most voxels are background, and counting costs several times what leaving them out does.
     counts = [np.bincount(plane[plane > 0], minlength=segment_count + 1) for plane in labels_zyx]
     found: NDArray[np.bool_] = np.stack(counts)[:, 1:] > 0
+    refuse_empty(found)
+    return found
+
+
+def refuse_unknown(label: int, segment_count: int) -> None:
+    """Refuse a label that no segment has.
+
+    Raises
+    ------
+    EncodingError
+        It is greater than the number of the last segment.
+    """
+    if label > segment_count:
+        raise EncodingError(f"label {label} has no segment; there are {segment_count}")
+
+
+def refuse_empty(found: NDArray[np.bool_]) -> None:
+    """Refuse segments without a voxel.
+
+    Parameters
+    ----------
+    found : ndarray of bool, shape (slices, segments)
+        Which segment has voxels in which slice, from number 1 on.
+
+    Raises
+    ------
+    EncodingError
+        One has none.
+    """
     missing = np.flatnonzero(~found.any(axis=0)) + 1
     if missing.size:
         raise EncodingError(f"no voxel belongs to segment {', '.join(map(str, missing[:8]))}")
-    return found
 
 
 def pack(labels_zyx: LabelMap, frames: Sequence[tuple[int, int]]) -> bytes:

@@ -10,8 +10,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from osteon.errors import EncodingError
-from osteon.results.bits import LabelMap
+from osteon.results.bits import LabelMap, refuse_empty, refuse_unknown
 
 
 @dataclass(frozen=True)
@@ -82,15 +81,12 @@ def boxes_of(labels_zyx: LabelMap, segment_count: int) -> tuple[Box, ...]:
     found = [np.zeros((segment_count + 1, size), bool) for size in labels_zyx.shape]
     for z, plane in enumerate(labels_zyx):
         numbers, rows, columns = _runs(plane)
-        if numbers.max(initial=0) > segment_count:
-            raise EncodingError(f"label {numbers.max()} has no segment; there are {segment_count}")
+        refuse_unknown(int(numbers.max(initial=0)), segment_count)
         found[0][numbers, z] = True
         found[1][numbers, rows] = True
         for ends in columns:
             found[2][numbers, ends] = True
-    missing = np.flatnonzero(~found[0][1:].any(axis=1)) + 1
-    if missing.size:
-        raise EncodingError(f"no voxel belongs to segment {', '.join(map(str, missing[:8]))}")
+    refuse_empty(found[0][1:].T)
     firsts = np.stack([axis[1:].argmax(axis=1) for axis in found], axis=1)
     lasts = np.stack([axis.shape[1] - 1 - axis[1:, ::-1].argmax(axis=1) for axis in found], axis=1)
     return tuple(

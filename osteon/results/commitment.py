@@ -211,6 +211,7 @@ def request(
     """
 
     def hear(event: Any) -> tuple[int, None]:
+        """Answer the N-EVENT-REPORT that comes on this association (PS3.4 J.3.3)."""
         raw = event.request.EventInformation.getvalue()
         on_report(decode_report(raw, str(event.context.transfer_syntax)))
         return 0x0000, None

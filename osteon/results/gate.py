@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import SegmentationStorage
 
-from osteon.errors import EncodingError
+from osteon.errors import EncodingError, StageError
 from osteon.results.bits import LabelMap, find_frames, unpack
 from osteon.results.source import (
     UNREADABLE,
@@ -127,6 +127,8 @@ def check_result(
         A mandatory attribute is missing, a reference names no source frame, the Frame of
         Reference differs, a voxel centre lies more than 0.01 mm from its source, or the voxels
         differ from the label map.
+    StageError
+        A file cannot be read now.
 
     References
     ----------
@@ -141,7 +143,9 @@ def check_result(
             placed = _check_references(dataset, headers)
             _check_geometry(dataset, headers, placed)
             _check_voxels(dataset, labels_zyx, placed)
-        except (AttributeError, *UNREADABLE, OSError, InvalidDicomError) as error:
+        except OSError as error:
+            raise StageError(f"the result cannot be read: {error}") from error
+        except (AttributeError, *UNREADABLE, InvalidDicomError) as error:
             raise EncodingError(f"the result is not a readable Segmentation: {error}") from error
 
 

@@ -114,8 +114,8 @@ def read_identity(path: Path, own_texts: Iterable[str]) -> Identity:
 
     Raises
     ------
-    EncodingError
-        The file is gone or is not DICOM.
+    StageError, EncodingError
+        As `osteon.results.source.read_header`.
 
     References
     ----------

@@ -65,7 +65,9 @@ def write_preview(
     Raises
     ------
     StageError
-        The mask is empty, or the disk refused.
+        The mask is empty.
+    OSError
+        The disk refused; the worker tells a full one from other failures.
     """
     hu_zyx, labels_zyx, spacing_zyx_mm = _as_axial(hu_zyx, labels_zyx, spacing_zyx_mm, affine)
     if not labels_zyx.any():
@@ -90,10 +92,7 @@ def write_preview(
         _letter(picture, name, sides)
         canvas.paste(picture, corner)
     _write_legend(canvas, segments, (right, _GAP_PX), (legend_width, depth))
-    try:
-        canvas.save(path, "PNG", compress_level=_COMPRESS_LEVEL)
-    except OSError as error:
-        raise StageError(f"cannot write the preview {path}: {error}") from error
+    canvas.save(path, "PNG", compress_level=_COMPRESS_LEVEL)
 
 
 def _as_axial(

@@ -4,10 +4,12 @@ Part 10 files enter, their outcomes leave; called by the delivery of results, by
 and by ``osteon echo``. Files go out as they are on the disk, without being decoded.
 """
 
+import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pydicom.config import disable_value_validation
@@ -30,6 +32,7 @@ PROOF_WAITS_S = (0.5, 2.0)
 _UIDS = ["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"]
 CONTEXTS_MAX = 126  # PS3.8 9.3.2.2 allows 128 presentation contexts in one association
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}  # Not the fault of the file.
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def echo(destination: Destination) -> float:
     start = time.monotonic()
     contexts = [build_context(Verification, list(_UNCOMPRESSED))]
     with associate(destination, contexts, ECHO_S) as assoc:
-        _status_of(assoc.send_c_echo(), destination, "C-ECHO")
+        _status_of(_ask(destination, assoc.send_c_echo), destination, "C-ECHO")
         return time.monotonic() - start
 
 
@@ -181,12 +184,12 @@ def find_instance(
     found = False
     try:
         with associate(destination, [build_context(model)], FIND_S) as assoc:
-            for response, identifier in assoc.send_c_find(query, model):
+            for response, identifier in _ask(destination, assoc.send_c_find, query, model):
                 status = response.get("Status")
                 if status is None:
                     raise DeliveryError(f"{destination} did not answer a C-FIND in {FIND_S:g} s")
                 if status in (0xFF00, 0xFF01):  # Pending, PS3.4 Table C.4-1
-                    found |= bool(identifier) and identifier.SOPInstanceUID == sop_instance_uid
+                    found |= (identifier or {}).get("SOPInstanceUID") == sop_instance_uid
                 elif status != 0x0000:
                     return None
     except NotOfferedError:
@@ -228,6 +231,14 @@ def prove(destination: Destination, path: Path) -> str:
     raise DeliveryError(f"{destination} took {ds.SOPInstanceUID}, but does not find it by C-FIND")
 
 
+def _ask(destination: Destination, send: Callable[..., Any], *arguments: Any) -> Any:
+    """Send a request; the peer may have aborted since it accepted the association."""
+    try:
+        return send(*arguments)
+    except RuntimeError as error:
+        raise DeliveryError(f"{destination} was not asked: {error}") from error
+
+
 def _outgoing(path: Path) -> _Outgoing:
     """Read what a file is from its File Meta Information."""
     try:
@@ -235,7 +246,11 @@ def _outgoing(path: Path) -> _Outgoing:
         sop_class = UID(meta.MediaStorageSOPClassUID)
         syntax = UID(meta.TransferSyntaxUID)
         uid = str(meta.MediaStorageSOPInstanceUID)
-    except (OSError, InvalidDicomError, AttributeError) as error:
+    except OSError as error:
+        if error.errno in _PASSING:
+            raise DeliveryError(f"{path} cannot be read now: {error}") from error
+        raise DeliveryRefusedError(f"{path} cannot be read: {error}") from error
+    except (InvalidDicomError, AttributeError) as error:
         raise DeliveryRefusedError(f"{path} is not a Part 10 file: {error}") from error
     others = [other for other in _UNCOMPRESSED if other != syntax]
     convertible = syntax in _UNCOMPRESSED

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pydicom.valuerep import DA, DT, TM
 
-from osteon.errors import EncodingError, StageError
+from osteon.errors import EncodingError
 from osteon.results.bits import LabelMap, find_frames, pack
 from osteon.results.description import Algorithm, Naming, describe
 from osteon.results.identity import Identity, read_identity
@@ -117,8 +117,8 @@ def write_part10(dataset: Dataset, path: Path) -> None:
 
     Raises
     ------
-    StageError
-        The disk refused.
+    OSError
+        The disk refused; the worker tells a full one from other failures.
 
     References
     ----------
@@ -137,10 +137,10 @@ def write_part10(dataset: Dataset, path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise StageError(f"cannot write the result {path}: {error}") from error
+        raise
 
 
 def _check_numbers(segments: Sequence[Segment]) -> None:

@@ -20,7 +20,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
-from osteon.errors import EncodingError
+from osteon.errors import EncodingError, StageError
 
 
 class SourceFrame(Protocol):
@@ -122,15 +122,19 @@ def read_header(path: Path, tags: Sequence[str]) -> Dataset:
 
     Raises
     ------
+    StageError
+        The file cannot be read now, or is gone.
     EncodingError
-        The file is gone or is not DICOM.
+        It is not DICOM.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a flaw of a header that can still be read
             return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
-    except (OSError, InvalidDicomError) as error:
-        raise EncodingError(f"the source instance {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise StageError(f"the source instance {path} cannot be read: {error}") from error
+    except InvalidDicomError as error:
+        raise EncodingError(f"the source instance {path} is not DICOM: {error}") from error
 
 
 def read_frame_headers(frames: Sequence[SourceFrame]) -> tuple[FrameHeader, ...]:
@@ -148,8 +152,10 @@ def read_frame_headers(frames: Sequence[SourceFrame]) -> tuple[FrameHeader, ...]
 
     Raises
     ------
+    StageError
+        A file cannot be read now, or is gone.
     EncodingError
-        A file is gone, is another instance than it should be, or lacks identifiers or geometry.
+        A file is another instance than it should be, or lacks identifiers or geometry.
     """
     headers = []
     instance: Dataset | None = None

@@ -1,7 +1,7 @@
 """An answer reaches the one who asked: a cure for a race in pynetdicom's requestor.
 
 An association as it is opened enters; its reactor's checkpoint is another one afterwards. Called by
-`osteon.results.scu` for every association.
+`osteon.results.peer` for every association.
 
 pynetdicom pauses the reactor of an association while a request waits for its answer, since both
 take from one queue. It asks ``_is_paused`` whether the reactor has stopped, but a reactor that was

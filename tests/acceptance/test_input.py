@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pydicom
@@ -17,18 +16,6 @@ from osteon.results.scu import store
 from tests.acceptance.ct import series_uid, write_series
 from tests.acceptance.parts import Node, Orthanc, dcmsend, osteon
 from tests.tools import wait_until
-
-
-@pytest.fixture(scope="module")
-def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    with Orthanc(tmp_path_factory.mktemp("pacs")) as orthanc:
-        yield orthanc
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, pacs: Orthanc) -> Iterator[Node]:
-    with Node(tmp_path_factory.mktemp("node"), pacs_port=pacs.dicom_port) as running:
-        yield running
 
 
 @pytest.mark.parametrize(

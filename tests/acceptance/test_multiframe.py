@@ -1,12 +1,10 @@
 """Multi-frame CT by a real sender, node and PACS: the bones of the single frames it was made of."""
 
 import io
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
 import pydicom
-import pytest
 
 from tests.acceptance.parts import Node, Orthanc, dcmsend
 from tests.anomaly import series_changes as c
@@ -16,18 +14,6 @@ KINDS = {
     "Legacy Converted Enhanced CT": c.legacy_converted,
     "Enhanced CT": c.enhanced(lambda count: list(range(count))[::-1]),
 }
-
-
-@pytest.fixture(scope="module")
-def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    with Orthanc(tmp_path_factory.mktemp("pacs")) as orthanc:
-        yield orthanc
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, pacs: Orthanc) -> Iterator[Node]:
-    with Node(tmp_path_factory.mktemp("node"), pacs_port=pacs.dicom_port) as running:
-        yield running
 
 
 def test_each_kind_gives_the_same_bones(

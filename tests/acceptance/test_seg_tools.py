@@ -17,6 +17,7 @@ import pytest
 import SimpleITK
 from numpy.typing import NDArray
 
+from osteon.pipeline.volume import SourceFrame
 from osteon.results.gate import check_result
 from osteon.results.peer import Destination
 from osteon.results.scu import find_instance, store
@@ -31,19 +32,11 @@ BONE_HU = 250
 
 
 @dataclass(frozen=True)
-class Frame:
-    path: Path
-    frame: int
-    sop_class_uid: str
-    sop_instance_uid: str
-
-
-@dataclass(frozen=True)
 class Encoded:
     """A series, the label map on its grid, and the Segmentation made of them."""
 
     name: str
-    frames: list[Frame]
+    frames: list[SourceFrame]
     affine: NDArray[np.float64]
     labels_zyx: NDArray[np.uint8]
     path: Path
@@ -109,7 +102,7 @@ def encode(name: str, shared_data: Path, folder: Path) -> Encoded:
         labels_zyx = np.stack(
             [ds.pixel_array * ds.RescaleSlope + ds.RescaleIntercept > BONE_HU for _, ds in slices]
         ).astype(np.uint8)
-    frames = [Frame(path, 1, ds.SOPClassUID, ds.SOPInstanceUID) for path, ds in slices]
+    frames = [SourceFrame(path, 1, ds.SOPClassUID, ds.SOPInstanceUID) for path, ds in slices]
     dataset = encode_segmentation(
         frames,
         labels_zyx,
@@ -272,7 +265,7 @@ def test_every_transfer_syntax_and_a_multi_frame_source(shared_data: Path, tmp_p
         ds = pydicom.dcmread(source, stop_before_pixels=True)
         count = int(ds.get("NumberOfFrames", 1))
         frames = [
-            Frame(source, number, ds.SOPClassUID, ds.SOPInstanceUID)
+            SourceFrame(source, number, ds.SOPClassUID, ds.SOPInstanceUID)
             for number in range(1, count + 1)
         ]
         labels_zyx = np.zeros((count, ds.Rows, ds.Columns), np.uint8)

@@ -10,8 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -178,12 +178,3 @@ def _target(link: Path) -> str:
         return str(link.readlink())
     except OSError:  # It was closed meanwhile.
         return ""
-
-
-@contextmanager
-def running_role(
-    data_dir: Path, prefix: Iterable[str] = (), settings: Mapping[str, str] | None = None
-) -> Iterator[Role]:
-    """Run the role and kill it at the end."""
-    with Role(data_dir, settings=settings) as role:
-        yield role.start(tuple(prefix))

@@ -9,8 +9,9 @@ import pytest
 from osteon.config.settings import Settings
 from osteon.errors import StageError
 from osteon.pipeline.job import Stage
+from osteon.pipeline.table import purging
 from osteon.pipeline.workers.request import SliceRequest, StageReport, StageRequest
-from tests.pipeline_parts import Node, ThreadEngine, store_slices, write_stage
+from tests.pipeline_parts import SERIES, Node, ThreadEngine, store_slices, write_stage
 
 WORKER = [Stage.PREDICTION, Stage.BONESEG, Stage.ENCODE]
 SETTLED_S, QUIET_S = 0.3, 5.0
@@ -64,6 +65,16 @@ def run_ahead(node: Node) -> None:
 
 def begun(node: Node) -> list[tuple[int, Stage]]:
     return [(r.job_id, r.stage) for r in node.engine.requests if isinstance(r, StageRequest)]
+
+
+def test_a_series_that_is_purged_is_forgotten(start: Start) -> None:
+    node = start()
+    store_slices(node.intake, range(1, 6))
+    run_ahead(node)
+    with node.table.write():
+        purging.forget(node.table, SERIES)
+    assert node.observer.tick()
+    assert not list((node.data_dir / "work" / "ahead").iterdir())
 
 
 def test_a_job_takes_over_what_was_done_in_the_quiet_time(start: Start) -> None:

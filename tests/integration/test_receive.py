@@ -24,12 +24,6 @@ from tests.dicom_peer import (
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with running_node(loopback_settings(tmp_path)) as node:
-        yield node
-
-
-@pytest.fixture
 def peer(node: Node) -> Iterator[RawPeer]:
     with RawPeer(node.port) as peer:
         yield peer

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,17 +18,8 @@ from tests.dicom_peer import (
     RawPeer,
     both_ways,  # noqa: F401 - runs the module twice
     dataset_of,
-    loopback_settings,
-    running_node,
 )
 from tests.tools import free_port, require_tool, wait_until
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with running_node(loopback_settings(tmp_path)) as node:
-        yield node
-
 
 # JPEG processes 6+8, 10+12 and 14 (PS3.6 A)
 RETIRED = {f"1.2.840.10008.1.2.4.{process}" for process in (53, 55, 57)}

@@ -36,12 +36,6 @@ C_ECHO_RQ, C_FIND_RQ, C_CANCEL_RQ, C_STORE_RSP = 0x0030, 0x0020, 0x0FFF, 0x8001
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with running_node(loopback_settings(tmp_path)) as node:
-        yield node
-
-
-@pytest.fixture
 def peer(node: Node) -> Iterator[RawPeer]:
     with RawPeer(node.port, CONTEXTS) as peer:
         yield peer

@@ -1,6 +1,5 @@
 """What the association log keeps: who came, what of it was stored or refused, who was rejected."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,6 @@ from tests.dicom_peer import (
     running_node,
 )
 from tests.tools import wait_until
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with running_node(loopback_settings(tmp_path)) as node:
-        yield node
 
 
 def _ended(node: Node, count: int) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """What is negotiated, C-ECHO, and the log of associations."""
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,12 +27,6 @@ from tests.dicom_peer import (
     running_node,
 )
 from tests.tools import require_tool, wait_until
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with running_node(loopback_settings(tmp_path)) as node:
-        yield node
 
 
 def _negotiated(node: Node, proposed: list[tuple[str, list[str]]]) -> dict[str, list[str]]:

@@ -1,7 +1,9 @@
 """The way out over real associations: what arrives, what is refused, what is tried again."""
 
 import contextlib
+import errno
 import gc
+import os
 import socket
 import subprocess
 import threading
@@ -9,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -21,11 +24,12 @@ from pydicom.uid import (
     JPEG2000Lossless,
     SegmentationStorage,
 )
+from pynetdicom.association import Association
 from pynetdicom.presentation import AllStoragePresentationContexts
 
 from osteon.config.settings import TlsSettings
 from osteon.errors import DeliveryError, DeliveryRefusedError
-from osteon.results import peer
+from osteon.results import peer, scu
 from osteon.results.pacs import StandInPacs
 from osteon.results.peer import Destination
 from osteon.results.scu import StoreOutcome, echo, find_instance, store
@@ -281,6 +285,38 @@ def test_a_peer_that_aborts_is_tried_again(tmp_path: Path, when: str) -> None:
         with pytest.raises(DeliveryError, match="gave no answer") as raised:
             store(destination, [path])
         assert raised.value.retryable
+
+
+def test_a_peer_that_aborts_as_soon_as_it_has_accepted_is_not_asked(
+    pacs: StandInPacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def aborted(*arguments: Any, **keywords: Any) -> Iterator[Association]:
+        with peer.associate(*arguments, **keywords) as assoc:
+            assoc.abort()
+            yield assoc
+
+    monkeypatch.setattr(scu, "associate", aborted)
+    with pytest.raises(DeliveryError, match="was not asked") as raised:
+        echo(at(pacs))
+    assert raised.value.retryable
+    with pytest.raises(DeliveryError, match="was not asked"):
+        find_instance(at(pacs), "1.2.3.1")
+
+
+@pytest.mark.parametrize(
+    ("number", "retryable"), [(errno.EMFILE, True), (errno.EIO, True), (errno.EACCES, False)]
+)
+def test_a_file_that_cannot_be_read_now_is_tried_again(
+    number: int, retryable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(scu, "read_file_meta_info", fails)
+    with pytest.raises(DeliveryError, match=os.strerror(number)) as raised:
+        store(Destination("PACS", "127.0.0.1", free_port()), [tmp_path / "1.dcm"])
+    assert raised.value.retryable is retryable
 
 
 def test_a_peer_that_stops_reading_is_given_up(tmp_path: Path) -> None:

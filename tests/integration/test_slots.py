@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from osteon.errors import WorkerLostError
+from osteon.errors import VolumeError, WorkerLostError
 from osteon.pipeline.job import WORKER_STAGES
 from osteon.pipeline.workers.engine import LocalEngine, threads_of
 from osteon.pipeline.workers.request import CacheSettings, StageReport, StageRequest, WorkerSettings
@@ -148,7 +148,7 @@ def test_a_failed_stage_ends_its_chain_and_the_slot_goes_on(engine, place, tmp_p
     for path in requests[0].inputs[:2]:
         path.write_bytes(b"no DICOM")
     broken, following = engine.chain(requests), engine.chain(chain_of(tmp_path, 2))
-    with pytest.raises(Exception, match="DICOM"):
+    with pytest.raises(VolumeError, match="DICOM"):
         broken[0].result(60)
     assert all(f.cancelled() for f in broken[1:])
     assert following[2].result(60)

@@ -51,7 +51,7 @@ class BoneModel:
     def predict(
         self, hu_zyx: NDArray[np.number[Any]], affine: NDArray[np.float64]
     ) -> NDArray[np.uint8]:
-        """Return the evidence of each voxel, slice by slice."""
+        """Return the evidence of each voxel slice by slice, shaped as `Model.predict` says."""
         # Pixel Spacing (0028,0030): between rows, then between columns.
         spacing_yx_mm = (float(np.linalg.norm(affine[:3, 1])), float(np.linalg.norm(affine[:3, 0])))
         evidence_zyx = np.empty(hu_zyx.shape, np.uint8)
@@ -60,7 +60,7 @@ class BoneModel:
         return evidence_zyx
 
     def join(self, prediction_zyx: NDArray[np.uint8], volume: Volume) -> NDArray[np.uint8]:
-        """Return the bone mask, 0 or 1, of a whole volume."""
+        """Return the bone mask, 0 or 1, of a whole volume, shaped as `Model.join` says."""
         return bone_mask(prediction_zyx, volume.geometry.spacing_zyx_mm, self.volume_parameters)
 
 

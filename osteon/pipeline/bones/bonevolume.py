@@ -79,6 +79,7 @@ def _fill_slice(
     size = shown.shape
 
     def grown(plane: NDArray[Scalar]) -> NDArray[Scalar]:
+        """Return the box of a coarse plane in the pixels of the slice."""
         return plane[box].repeat(factors[0], 0).repeat(factors[1], 1)[: size[0], : size[1]]
 
     bone = grown(coarse.near) & (shown > grown(coarse.threshold))

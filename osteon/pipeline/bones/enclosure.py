@@ -12,13 +12,11 @@ import fill_voids
 import numpy as np
 from numpy.typing import NDArray
 
-RAYS = 26  # one to each neighbour of a voxel
-
 
 def wall_hits(
     wall_zyx: NDArray[np.bool_], spacing_zyx_mm: tuple[float, float, float], reach_mm: float
 ) -> NDArray[np.uint8]:
-    """Count the rays, of `RAYS` from each voxel, that meet a wall within a reach.
+    """Count the rays, one from each voxel past each of its 26 neighbours, that meet a wall.
 
     What lies at the border of the volume is taken to go on beyond it, so that a bone which the
     scan cuts is as closed as it is at the cut.

@@ -17,7 +17,20 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 def shrunk(
     image: NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.bool_], factors: tuple[int, ...]
 ) -> NDArray[np.float32]:
-    """Average blocks of voxels of a volume; blocks that reach beyond the border repeat it."""
+    """Average blocks of voxels of a volume; blocks that reach beyond the border repeat it.
+
+    Parameters
+    ----------
+    image : ndarray, shape (slices, rows, columns)
+        What is averaged; of a mask, the share of a block that it covers is returned.
+    factors : tuple of int
+        Size of a block along each axis, in voxels.
+
+    Returns
+    -------
+    ndarray of float32
+        As many voxels along each axis as there are blocks.
+    """
     width = [(0, -n % factor) for n, factor in zip(image.shape, factors, strict=True)]
     padded = np.pad(image, width, mode="edge") if any(after for _, after in width) else image
     total = np.zeros([n // f for n, f in zip(padded.shape, factors, strict=True)], np.float32)
@@ -35,6 +48,8 @@ def gaussian(image: NDArray[np.float32], sigmas: tuple[float, ...]) -> NDArray[n
 
     Parameters
     ----------
+    image : ndarray of float32
+        Of any number of axes.
     sigmas : tuple of float
         Standard deviation along each axis in voxels; an axis with less than 0.3 is left alone.
     """
@@ -63,6 +78,8 @@ def box_maximum(image: NDArray[Scalar], radii: tuple[int, ...]) -> NDArray[Scala
 
     Parameters
     ----------
+    image : ndarray
+        Of any number of axes.
     radii : tuple of int
         Half the box along each axis, in voxels, its centre not counted.
     """
@@ -80,7 +97,7 @@ def box_maximum(image: NDArray[Scalar], radii: tuple[int, ...]) -> NDArray[Scala
 
 
 def box_minimum(image: NDArray[np.uint8], radii: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return the smallest value of the box around each voxel."""
+    """Return the smallest value of the box around each voxel, as `box_maximum` the largest."""
     return ~box_maximum(~image, radii)
 
 

@@ -86,7 +86,7 @@ class ClusterEngine:
         self._names: WeakKeyDictionary[Future[StageReport], str] = WeakKeyDictionary()
         self._held: dict[str, tuple[str, str]] = {}  # address → whose files the worker holds
         self._client: Client | None = None
-        self._restarting: asyncio.Task[None] | None = None
+        self._restarting: set[asyncio.Task[None]] = set()  # An event loop holds none by itself.
         self._loop = asyncio.new_event_loop()
         self._closing = asyncio.Event()
         self._thread = threading.Thread(target=self._live, name="cluster", daemon=True)
@@ -307,7 +307,9 @@ class ClusterEngine:
         elif isinstance(error, OsteonError):
             self._settle(run, error)
             if isinstance(error, WorkerLostError):  # It ran out of memory: a fresh one is sound.
-                self._restarting = self._loop.create_task(self._cut(run))
+                restart = self._loop.create_task(self._cut(run))
+                self._restarting.add(restart)
+                restart.add_done_callback(self._restarting.discard)
         elif isinstance(error, KilledWorker):
             self._lose(run, "it died")
         elif isinstance(error, CancelledError | OSError):  # Dask's own words name its keys.

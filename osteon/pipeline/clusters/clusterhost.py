@@ -14,6 +14,7 @@ from pathlib import Path
 from distributed import Worker, WorkerPlugin, get_worker
 
 from osteon.errors import StageError
+from osteon.pipeline import progress
 from osteon.pipeline.clusters.parcel import (
     Parcel,
     Reply,
@@ -23,7 +24,6 @@ from osteon.pipeline.clusters.parcel import (
     work_of,
     write_inputs,
 )
-from osteon.pipeline.workers import progress
 from osteon.pipeline.workers.request import StageRequest
 from osteon.pipeline.workers.worker import now_and_then, run
 

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from osteon.errors import StageError
+from osteon.errors import OutOfResourcesError, StageError
 from osteon.pipeline.instances.spool import write_durably
 from osteon.pipeline.job import WORKER_STAGES
 from osteon.pipeline.workers.request import StageReport, StageRequest
+from osteon.pipeline.workers.worker import DISK_IS_FULL
 
 Contents = Mapping[str, bytes]
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -129,6 +130,8 @@ def write_outputs(out: Path, contents: Contents) -> None:
 
     Raises
     ------
+    OutOfResourcesError
+        The disk is full: it costs the job no attempt.
     StageError
         A file cannot be written, or its name is a path.
     """
@@ -138,7 +141,8 @@ def write_outputs(out: Path, contents: Contents) -> None:
         for name, content in contents.items():
             write_durably(out / name, (content,), by_way_of=out)
     except OSError as error:
-        raise StageError(f"{out}: what a worker made cannot be written: {error}") from error
+        failure = OutOfResourcesError if error.errno in DISK_IS_FULL else StageError
+        raise failure(f"{out}: what a worker made cannot be written: {error}") from error
 
 
 def write_inputs(root: Path, contents: Contents) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from osteon.errors import ModelError, WorkerLostError
+from osteon.errors import ModelError, StageError, WorkerLostError
 from osteon.pipeline.bones.bone import BoneModel, bone_spec
 from osteon.pipeline.models.modelspec import SPEC_FILE, ModelSpec, SegmentSpec, read_spec
 from osteon.pipeline.models.packaged import installed_models, load_packaged
@@ -53,10 +53,35 @@ class Model(Protocol):
     def predict(
         self, hu_zyx: NDArray[np.number[Any]], affine: NDArray[np.float64]
     ) -> NDArray[np.uint8]:
-        """Return the evidence of each voxel, in the same shape (slices, rows, columns)."""
+        """Say what each voxel is, in evidence that `join` understands.
+
+        Parameters
+        ----------
+        hu_zyx : ndarray of int16 or float32, shape (slices, rows, columns)
+            Hounsfield units; some slices of a series where `dimension` is ``"2d"``.
+        affine : ndarray of float64, shape (4, 4)
+            Voxel (column, row, slice, 1) to patient millimetres in LPS.
+
+        Returns
+        -------
+        ndarray of uint8, shape (slices, rows, columns)
+        """
 
     def join(self, prediction_zyx: NDArray[np.uint8], volume: Volume) -> NDArray[np.uint8]:
-        """Return one label map, values of `segments` or 0 and 1, from the evidence of a volume."""
+        """Join the evidence of a whole volume into one label map.
+
+        Parameters
+        ----------
+        prediction_zyx : ndarray of uint8, shape (slices, rows, columns)
+            What `predict` returned for the slices of this volume.
+        volume : Volume
+            The volume, its slices upright.
+
+        Returns
+        -------
+        ndarray of uint8, shape (slices, rows, columns)
+            Values of `segments`, or 0 and 1 where there are none; 0 is background.
+        """
 
 
 # What runs networks, the module that loads each kind, and the extra that it needs. All are imported
@@ -87,6 +112,8 @@ def load_model(name: str, models_dir: Path | None = None) -> Model:
     ModelError
         There is no such model, its folder or its package is wrong, its weights do not have the
         digest that ``model.toml`` states, or this version cannot load its kind.
+    StageError
+        A file of it cannot be read now.
     WorkerLostError
         Its weights do not fit into the GPU's memory now.
     """
@@ -122,21 +149,21 @@ def spec_of(name: str, models_dir: Path | None = None) -> ModelSpec | None:
     return read_spec(models_dir / name)
 
 
-def list_models(models_dir: Path | None = None) -> tuple[list[ModelSpec], list[ModelError]]:
+def list_models(models_dir: Path | None = None) -> tuple[list[ModelSpec], list[StageError]]:
     """Return what can be loaded, ``builtin:bone`` first, then the model folders by name.
 
     Returns
     -------
     specs : list of ModelSpec
-    faults : list of ModelError
-        One for each folder whose ``model.toml`` is wrong, which it names.
+    faults : list of StageError
+        One for each folder whose ``model.toml`` is wrong or cannot be read, which it names.
     """
     specs, faults = [bone_spec()], []
     if models_dir is not None and models_dir.is_dir():
         for path in sorted(models_dir.glob(f"*/{SPEC_FILE}")):
             try:
                 specs.append(read_spec(path.parent))
-            except ModelError as error:
+            except StageError as error:
                 faults.append(error)
     return specs, faults
 

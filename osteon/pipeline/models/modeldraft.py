@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from osteon.errors import ModelError
+from osteon.errors import ModelError, StageError
 from osteon.pipeline.models.fileformat import check_format
 from osteon.pipeline.models.modelspec import NAME_PATTERN, NAMED, SPEC_FILE, read_spec
 from osteon.pipeline.models.weights import Files, digest_of, read_files
@@ -59,15 +59,31 @@ def draft_of(kind: str, weights: Path) -> Draft:
     ModelError
         They are not of this kind, or of a sort that is not run here.
     """
-    if kind == "nnunet":
-        return _nnunet_draft(_read(weights, _is_nnunet_part), weights)
-    if kind == "monai-bundle":
-        return _bundle_draft(_read(weights, BUNDLE_FILES.__contains__), weights)
+    try:
+        if kind == "nnunet":
+            return _nnunet_draft(_read(weights, _is_nnunet_part), weights)
+        if kind == "monai-bundle":
+            return _bundle_draft(_read(weights, BUNDLE_FILES.__contains__), weights)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ModelError(f"{weights}: what it says of itself is not understood: {error}") from error
     return Draft()
 
 
 def make_folder(into: Path, name: str, kind: str, weights: Path, draft: Draft) -> Path:
     """Make a model folder and return it.
+
+    Parameters
+    ----------
+    into : Path
+        The folder of model folders.
+    name : str
+        What the model is to be called, and its folder with it.
+    kind : str
+        A key of `osteon.pipeline.models.model.LOADERS`.
+    weights : Path
+        File or folder; it is copied.
+    draft : Draft
+        What its ``model.toml`` is to say.
 
     Raises
     ------
@@ -103,7 +119,7 @@ def make_folder(into: Path, name: str, kind: str, weights: Path, draft: Draft) -
         text = _toml(name, kind, weights.name, sha256, draft)
         (folder / SPEC_FILE).write_text(text, encoding="utf-8")
         read_spec(folder)
-    except (OSError, ModelError) as error:
+    except (OSError, StageError) as error:
         shutil.rmtree(folder)
         raise ModelError(f"{error}; no folder was made") from error
     return folder
@@ -164,20 +180,28 @@ def _bundle_draft(files: Files, weights: Path) -> Draft:
     draft = Draft()
 
     def value(found: Mapping[str, Any], key: str) -> Any:
+        """Return a value with its references resolved, or None where it is not there."""
         return plain(found[key], config, weights) if key in found else None
 
     for part in _parts(config):
         target = str(part.get("_target_", "")).rpartition(".")[2].removesuffix("d")
         if target == "SlidingWindowInferer" and (size := value(part, "roi_size")):
-            draft = replace(draft, dimension=f"{len(size)}d", patch=tuple(size))
+            patch = tuple(int(n) for n in _by_axis(size))
+            draft = replace(draft, dimension=f"{len(patch)}d", patch=patch)
         elif target == "Spacing" and (pixdim := value(part, "pixdim")):
-            draft = replace(draft, spacing_mm=tuple(float(mm) for mm in pixdim))
+            draft = replace(draft, spacing_mm=tuple(float(mm) for mm in _by_axis(pixdim)))
         elif target == "ScaleIntensityRange":
-            draft = replace(draft, hu_window=(value(part, "a_min"), value(part, "a_max")))
+            low, high = float(value(part, "a_min")), float(value(part, "a_max"))
+            draft = replace(draft, hu_window=(low, high))
         elif target == "Orientation" and (axes := value(part, "axcodes")):
             draft = replace(draft, orientation="".join(reversed(axes)))
     names = _channels_named(files.get("configs/metadata.json", b"{}"), weights)
     return replace(draft, names=names)
+
+
+def _by_axis(value: Any) -> Sequence[Any]:
+    """Return a value for each axis; MONAI takes one number for all three of a volume."""
+    return value if isinstance(value, list) else [value] * 3
 
 
 def _channels_named(metadata: bytes, weights: Path) -> dict[int, str]:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from osteon.errors import ModelError
+from osteon.errors import ModelError, StageError
 from osteon.results.segment import Code
 
 SPEC_FILE = "model.toml"
@@ -30,12 +30,16 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 # The patient axis of a direction: x to the left, y to the back, z to the head (PS3.3 C.7.6.2.1.1).
 AXIS_OF = {"L": 0, "R": 0, "P": 1, "A": 1, "S": 2, "I": 2}
 
+_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+
 Precision = Literal["float32", "float16", "bfloat16"]
 Millimetres = Annotated[float, Field(gt=0, le=100)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """A section of ``model.toml``: what it does not know is refused, and nothing is changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class CodeSpec(_Part):
@@ -200,6 +204,16 @@ def _fault_of(error: ValidationError) -> str:
     return f"{key}: {said or first['msg'].removeprefix('Value error, ')}"
 
 
+def unreadable(what: str, error: OSError) -> StageError:
+    """Return what it means that a file of a model cannot be read.
+
+    One that is not there is a fault of the folder; whatever else, as of a file server that is gone
+    for a moment, another attempt may do away with.
+    """
+    kind = ModelError if isinstance(error, _NOT_THERE) else StageError
+    return kind(f"{what}: {error.strerror}")
+
+
 def read_spec(folder: Path) -> ModelSpec:
     """Read the ``model.toml`` of a model folder.
 
@@ -207,12 +221,14 @@ def read_spec(folder: Path) -> ModelSpec:
     ------
     ModelError
         The file is missing, is not TOML, a key or value is wrong, or the name is not the folder's.
+    StageError
+        It cannot be read now.
     """
     path = folder / SPEC_FILE
     try:
         spec = ModelSpec.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+        raise unreadable(f"{path}: cannot be read", error) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: not TOML: {error}") from error
     except ValidationError as error:

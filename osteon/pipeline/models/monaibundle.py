@@ -25,6 +25,7 @@ from osteon.pipeline.models.network import (
     averaged,
     default_device,
     last_line,
+    raise_if_full,
     ready,
 )
 from osteon.pipeline.models.torchscript import script_of
@@ -82,6 +83,17 @@ def read_config(files: Files, path: Path) -> dict[str, Any]:
 
 def plain(value: Any, config: Mapping[str, Any], path: Path, depth: int = 0) -> Any:
     """Return a value of a configuration with its references resolved.
+
+    Parameters
+    ----------
+    value : object
+        As it stands in the JSON, ``"@key"`` for a reference.
+    config : mapping
+        The configuration that references are looked up in.
+    path : Path
+        The bundle, for messages.
+    depth : int
+        How many references and containers it lies in.
 
     Raises
     ------
@@ -145,6 +157,7 @@ def _built(definition: dict[str, Any], path: Path) -> torch.nn.Module:
     try:
         return kind(**arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
+        raise_if_full(error)
         raise ModelError(f"{path / CONFIG}: {target} cannot be made: {last_line(error)}") from error
 
 

@@ -96,11 +96,11 @@ class TorchNetwork:
         except torch.OutOfMemoryError:
             raise
         except NETWORK_FAILURES as error:
-            if self.device.type != "cpu" and gpu_is_full(error):
+            if self.device.type != "cpu" and _gpu_is_full(error):
                 raise torch.OutOfMemoryError(last_line(error)) from error
             if isinstance(error, torch.AcceleratorError):
                 raise StageError(f"{self._name}: the GPU failed: {error}") from error
-            if "alloc" in str(error) and "memory" in str(error):
+            if _host_is_full(error):
                 raise MemoryError(str(error)) from error
             if self._works:
                 raise StageError(f"{self._name}: the network failed: {last_line(error)}") from error
@@ -197,15 +197,35 @@ def checked(logits: Any, patches: torch.Tensor, name: str) -> torch.Tensor:
     return logits.float()
 
 
-def gpu_is_full(error: Exception) -> bool:
-    """Return whether an error of torch means that a GPU's memory does not suffice."""
-    return isinstance(error, torch.OutOfMemoryError) or bool(_GPU_IS_FULL.search(str(error)))
+def raise_if_full(error: Exception) -> None:
+    """Say in torch's and in Python's own words that weights do not fit into memory, if so.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        A GPU's memory does not suffice.
+    MemoryError
+        The host's does not.
+    """
+    if _gpu_is_full(error):
+        raise torch.OutOfMemoryError(last_line(error)) from error
+    if _host_is_full(error):
+        raise MemoryError(last_line(error)) from error
 
 
 def last_line(error: Exception) -> str:
     """Return the line of a library's message that says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def _gpu_is_full(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or bool(_GPU_IS_FULL.search(str(error)))
+
+
+def _host_is_full(error: Exception) -> bool:
+    """Return whether torch's allocator for the CPU got nothing; its class is any other's."""
+    return "alloc" in str(error) and "memory" in str(error)
 
 
 def _half_of(run: RunSpec, device: torch.device) -> torch.dtype | None:

@@ -20,8 +20,8 @@ from osteon.pipeline.models.modelspec import ModelSpec, SegmentSpec
 from osteon.pipeline.models.network import Network
 from osteon.pipeline.models.outputgrid import OutputGrid
 from osteon.pipeline.models.sliding import Batches, slide
+from osteon.pipeline.progress import tell
 from osteon.pipeline.volume import Volume
-from osteon.pipeline.workers.progress import tell
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,15 @@ class NetworkModel:
         self, hu_zyx: NDArray[np.number[Any]], affine: NDArray[np.float64]
     ) -> NDArray[np.uint8]:
         """Return the most likely class of each voxel.
+
+        Parameters
+        ----------
+        hu_zyx, affine
+            As `osteon.pipeline.models.model.Model.predict` says.
+
+        Returns
+        -------
+        ndarray of uint8, shape (slices, rows, columns)
 
         Raises
         ------

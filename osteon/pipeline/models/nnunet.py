@@ -27,6 +27,7 @@ from osteon.pipeline.models.network import (
     averaged,
     default_device,
     last_line,
+    raise_if_full,
     ready,
 )
 from osteon.pipeline.models.weights import Files, load_state, read_tensors, read_weights
@@ -164,6 +165,7 @@ def _built(trained: Trained, path: Path) -> torch.nn.Module:
             input_channels=1, num_classes=len(trained.labels), deep_supervision=False, **arguments
         )
     except (TypeError, ValueError, AssertionError, RuntimeError, IndexError) as error:
+        raise_if_full(error)
         raise ModelError(f"{path}: {name} cannot be built: {last_line(error)}") from error
     return network
 

@@ -55,7 +55,26 @@ def load(spec: ModelSpec, folder: Path) -> Network:
 
 
 class OnnxNetwork:
-    """A network that ONNX Runtime runs."""
+    """A network that ONNX Runtime runs.
+
+    Parameters
+    ----------
+    content : bytes
+        The ONNX file.
+    path : Path
+        Where it was read, for messages.
+    spec : ModelSpec
+        What ``model.toml`` says.
+    device : torch.device
+        Where it computes.
+
+    Raises
+    ------
+    ModelError
+        It is no ONNX model, or does not take one tensor of floating point values.
+    MemoryError, torch.OutOfMemoryError
+        It does not fit into the memory of the host or the GPU.
+    """
 
     def __init__(self, content: bytes, path: Path, spec: ModelSpec, device: torch.device) -> None:
         self.device = device

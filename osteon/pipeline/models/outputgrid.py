@@ -83,6 +83,7 @@ class OutputGrid:
             return logits[:, first - start : last - start]
 
         def plane(number: int) -> torch.Tensor:
+            """Return one plane of the network's grid: of these logits, or of what was kept."""
             if number >= start:
                 return logits[:, number - start]
             assert self._kept is not None

@@ -17,6 +17,7 @@ from osteon.errors import ModelError, OsteonError, WorkerLostError
 from osteon.pipeline.models.modelspec import SegmentSpec
 
 ENTRY_POINT_GROUP = "osteon.models"
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "bad_alloc")
 TEXT_MAX = 64  # Characters of a Long String (LO, PS3.5 Table 6.2-1): both stand in results.
 
 
@@ -50,20 +51,14 @@ def load_packaged(name: str) -> Any:
         )
     [entry] = found
     place = f"model {name!r} of the package {_package(entry)}"
-    try:
-        factory = entry.load()
-    except (Exception, SystemExit) as error:
-        raise _failure(f"{place}: {entry.value} cannot be imported", error) from error
+    factory = _theirs(entry.load, f"{place}: {entry.value} cannot be imported")
     if not callable(factory):
         raise ModelError(
             f"{place}: {entry.value} is of the type {type(factory).__name__}; name a class or a "
             "function there that is called without arguments and returns a model"
         )
-    try:
-        model = factory()
-    except (Exception, SystemExit) as error:
-        raise _failure(f"{place}: {entry.value}() fails", error) from error
-    faults = list(_faults(model))
+    model = _theirs(factory, f"{place}: {entry.value}() fails")
+    faults = list(_faults(model, place))
     if faults:
         raise ModelError(
             f"{place}: {entry.value}() returns {type(model).__name__}, which is no model: "
@@ -76,12 +71,30 @@ def _package(entry: EntryPoint) -> str:
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "without a name"
 
 
+def _theirs(code: Callable[[], Any], fails: str) -> Any:
+    """Run code of a package, which may raise anything, and leave as if Osteon were its own."""
+    try:
+        return code()
+    except (Exception, SystemExit) as error:
+        raise _failure(fails, error) from error
+
+
 def _failure(what: str, error: BaseException) -> OsteonError:
     if isinstance(error, OsteonError):
         return error
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    if ran_out_of_memory(error):
         return WorkerLostError(f"{what} for want of memory: {error}")
     return ModelError(f"{what}: {reason_of(error)}")
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception of somebody else's code means that memory did not suffice.
+
+    Torch has a class of its own for a device that is full, and a sentence for a host; ITK and ONNX
+    Runtime have sentences alone.
+    """
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or any(said in words for said in OUT_OF_MEMORY)
 
 
 def reason_of(error: BaseException) -> str:
@@ -99,8 +112,14 @@ def _is_here(filename: str) -> bool:
     return Path(filename).parent.name in {"importlib", "metadata"} or filename == __file__
 
 
-def _faults(model: object) -> Iterator[str]:
-    """Yield what an object lacks to be a `osteon.pipeline.models.model.Model`."""
+def _faults(model: object, place: str) -> Iterator[str]:
+    """Yield what an object lacks to be a `osteon.pipeline.models.model.Model`.
+
+    Raises
+    ------
+    OsteonError
+        There is not enough memory to say so now, or the package raised it.
+    """
     checks: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "name": (f"a text of 1 to {TEXT_MAX} characters", _is_text),
         "version": (f"a text of 1 to {TEXT_MAX} characters", _is_text),
@@ -117,7 +136,10 @@ def _faults(model: object) -> Iterator[str]:
         except AttributeError:
             yield f"it has no {name}, which is {wanted}"
             continue
-        except Exception as error:  # noqa: BLE001 - a property is code of the package, too
+        except (Exception, SystemExit) as error:  # A property is code of the package, too.
+            failure = _failure(f"{place}: its {name} fails", error)
+            if not isinstance(failure, ModelError):
+                raise failure from error
             yield f"its {name} fails: {reason_of(error)}"
             continue
         if not is_right(value):

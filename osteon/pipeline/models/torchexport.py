@@ -28,8 +28,8 @@ from osteon.pipeline.models.network import (
     averaged,
     default_device,
     first_of,
-    gpu_is_full,
     last_line,
+    raise_if_full,
 )
 from osteon.pipeline.models.weights import only_file, read_tensors, read_weights
 
@@ -82,6 +82,7 @@ class _OneByOne(torch.nn.Module):
         self.program = program
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the logits of some patches, as `osteon.pipeline.models.network.Network` says."""
         return torch.cat([first_of(self.program(patch[None])) for patch in patches])
 
 
@@ -99,8 +100,7 @@ def _module(
             module: torch.nn.Module = _moved(program.module(), device)
             takes = _input_shape(program)
     except (RuntimeError, ValueError, KeyError, AssertionError, TypeError, AttributeError) as error:
-        if gpu_is_full(error):
-            raise torch.OutOfMemoryError(last_line(error)) from error
+        raise_if_full(error)
         raise ModelError(f"{path}: no exported program: {last_line(error)}") from error
     finally:
         said.setLevel(level)

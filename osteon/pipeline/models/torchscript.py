@@ -18,8 +18,8 @@ from osteon.pipeline.models.network import (
     TorchNetwork,
     averaged,
     default_device,
-    gpu_is_full,
     last_line,
+    raise_if_full,
     ready,
 )
 from osteon.pipeline.models.weights import only_file, read_weights
@@ -52,6 +52,8 @@ def script_of(content: bytes, path: Path, device: torch.device) -> torch.nn.Modu
         It is none.
     torch.OutOfMemoryError
         It does not fit into the GPU's memory.
+    MemoryError
+        It does not fit into the host's.
     """
     with warnings.catch_warnings():
         # torch has deprecated TorchScript for new networks; folders with older ones remain.
@@ -61,8 +63,7 @@ def script_of(content: bytes, path: Path, device: torch.device) -> torch.nn.Modu
                 io.BytesIO(content), map_location=device
             )
         except (RuntimeError, ValueError) as error:
-            if gpu_is_full(error):
-                raise torch.OutOfMemoryError(last_line(error)) from error
+            raise_if_full(error)
             # What follows torch's first sentence supposes that the file is damaged.
             said = last_line(error).partition(". ")[0]
             raise ModelError(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from osteon.errors import ModelError
+from osteon.pipeline.models.modelspec import unreadable
 
 Files = Mapping[str, bytes]
 
@@ -37,12 +38,14 @@ def read_weights(path: Path, sha256: str) -> Files:
     Raises
     ------
     ModelError
-        They cannot be read or do not have this digest.
+        They are not there or do not have this digest.
+    StageError
+        They cannot be read now.
     """
     try:
         files = read_files(path)
     except OSError as error:
-        raise ModelError(f"{path}: weights cannot be read: {error.strerror}") from error
+        raise unreadable(f"{path}: weights cannot be read", error) from error
     found = digest_of(files, is_folder=path.is_dir())
     if found != sha256:
         raise ModelError(

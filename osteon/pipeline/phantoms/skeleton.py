@@ -160,6 +160,7 @@ def _vertebra(name: str, sizes: Sequence[float], curve_mm: float) -> tuple[Solid
     lumbar = name.startswith("L")
 
     def body(z: Array, y: Array, x: Array) -> Array:
+        """Distance to a cylinder with a waist, tilted as its end plates are."""
         u, v = (x - x0) / half_width, (y - y0) / half_depth
         up = (z - z0 - tilt * (y - y0)) / (height / 2)
         waist = 0.93 + 0.07 * up * up
@@ -170,6 +171,7 @@ def _vertebra(name: str, sizes: Sequence[float], curve_mm: float) -> tuple[Solid
         return _rounded(across, along, 2.5)
 
     def lamina(z: Array, y: Array, x: Array) -> Array:
+        """Distance to the half ring behind the canal."""
         u, v = (x - x0) / 14.5, (y - canal_y) / 12.5
         ring = np.abs(np.sqrt(u * u + v * v) - 1) * 13 - 3.0
         behind = canal_y - 7 - y
@@ -211,7 +213,10 @@ def _rounded(across: Field, along: Field, radius_mm: float) -> Array:
 
 
 def _sacrum() -> tuple[Solid, ...]:
+    """Body with its wings, median crest and the facets towards L5."""
+
     def body(z: Array, y: Array, x: Array) -> Array:
+        """Distance to a body that narrows downwards and is hollow in front."""
         level = z.ravel()
         y0, width, depth = (
             np.interp(level, SACRUM_Z_MM, table).astype(np.float32).reshape(z.shape)
@@ -241,6 +246,7 @@ def _hip() -> tuple[Solid, ...]:
         return np.concatenate([_wing_slice(float(level), y, x) for level in z.ravel()])
 
     def cup(z: Array, y: Array, x: Array) -> Array:
+        """Distance to the acetabulum: a shell around the head of the femur."""
         w, v, u = z - head_z, y - head_y, x - head_x
         off = np.sqrt(u * u + v * v + w * w)
         shell = np.abs(off - 31.0) - 4.0
@@ -328,6 +334,7 @@ def _rib(
 
 def _sternum() -> tuple[Solid, ...]:
     def plate(z: Array, y: Array, x: Array) -> Array:
+        """Distance to a plate that leans back and is widest at the manubrium."""
         y0 = -99.0 + (z - 350) * 0.12
         width = np.interp(z.ravel(), (322, 345, 360, 420), (4, 9, 15, 19)).reshape(z.shape)
         across = (np.sqrt((x / width) ** 2 + ((y - y0) / 6.5) ** 2) - 1) * np.float32(6.5)

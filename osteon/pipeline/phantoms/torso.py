@@ -238,6 +238,8 @@ def _table() -> tuple[Body, ...]:
     """Return the couch: a pad, a foam core and its thin shell."""
 
     def arc(y_mm: float, radius_mm: float, outwards: int) -> Solid:
+        """Return all that lies outside (-1) or inside (1) a cylinder along z, lowest at y."""
+
         def distance(z: Array, y: Array, x: Array) -> Array:
             off = np.hypot(y - (y_mm - radius_mm), x) - radius_mm
             return np.asarray((outwards * off + 0 * z), np.float32)
@@ -245,6 +247,7 @@ def _table() -> tuple[Body, ...]:
         return solid(distance, (-1e4, -1e3, -1e3), (1e4, 1e3, 1e3))
 
     def between(y_mm: float, radius_mm: float, below: tuple[float, float]) -> Solid:
+        """Return what lies between two such cylinders, as wide as the couch."""
         upper, lower = arc(y_mm, radius_mm, -1), arc(*below, 1)
         return solid(
             lambda z, y, x: np.maximum(

@@ -20,7 +20,6 @@ TRANSITIONS: dict[tuple[str, str], str] = {
     ("waiting", "cancel"): "cancelled",
 }
 STATES = ("waiting", "sending", "delivered", "refused", "given_up", "cancelled")
-FINAL = frozenset({"delivered", "refused", "given_up", "cancelled"})
 UNWANTED = (State.CANCELLED, State.SUPERSEDED)  # A job may become so while its result is sent.
 
 

@@ -109,7 +109,20 @@ def renew(table: Table, job_id: int, attempt: int, lease_s: float) -> None:
 
 
 def finish(table: Table, job: Row, attempt: int, output: str, why: str) -> None:
-    """Accept a stage's output folder and move the job to the next stage."""
+    """Accept a stage's output folder and move the job to the next stage.
+
+    Parameters
+    ----------
+    attempt : int
+        The attempt that made it; of any other one nothing is accepted.
+    output : str
+        Under the data directory.
+
+    Raises
+    ------
+    StaleTransition
+        Another attempt is the present one, or there is no next stage.
+    """
     stage = Stage(job["stage"]).next
     if stage is None:
         raise StaleTransition(f"job {job['id']} is at its last stage")

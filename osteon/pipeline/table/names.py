@@ -1,6 +1,6 @@
 """What a person means by a name: the jobs behind an id, a series, a study or an accession number.
 
-Called by ``osteon jobs retry`` and ``cancel``; nothing is written.
+Called by ``osteon jobs retry`` and ``cancel`` and by the views; nothing is written.
 """
 
 from osteon.errors import NotFoundError
@@ -31,7 +31,7 @@ def jobs_named(table: Table, name: str) -> list[Row]:
         " AND job.replaced_by IS NULL ORDER BY job.id",
         {"name": name},
     )
-    own = table.row("SELECT * FROM job WHERE id = ?", (_as_id(name),))
+    own = table.row("SELECT * FROM job WHERE id = ?", (as_id(name),))
     if own is None:
         if not found:
             _refuse(table, name)
@@ -43,7 +43,8 @@ def jobs_named(table: Table, name: str) -> list[Row]:
     return [own]
 
 
-def _as_id(name: str) -> int:
+def as_id(name: str) -> int:
+    """Return the job id that a name may be; where it is none -1, which no job has."""
     return int(name[:18]) if name.isascii() and name.isdecimal() else -1
 
 

@@ -21,6 +21,11 @@ def advance(table: Table, priority: int, source: str, start: float, end: float) 
     """Record where a source's job began and where its next one begins.
 
     Sources that the class has caught up with are forgotten: they would begin now in any case.
+
+    Parameters
+    ----------
+    start, end : float
+        On the clock of the class, in voxels for a weight of 1; see ``throttler.py``.
     """
     with table.write():
         table.change(

@@ -16,6 +16,7 @@ from osteon.errors import NotFoundError
 from osteon.pipeline.job import Stage, State, Status, progress_of, status_of
 from osteon.pipeline.table import associations, shadow, tally
 from osteon.pipeline.table.connection import Row, Table
+from osteon.pipeline.table.names import as_id
 from osteon.pipeline.table.times import iso
 from osteon.pipeline.table.waits import Wait, Waits
 
@@ -63,10 +64,9 @@ def predict(table: Table, name: str) -> dict[str, Any]:
     NotFoundError
         Neither is known.
     """
-    if name.isdecimal():
-        job = table.row(f"{_JOBS} WHERE job.id = ?", (int(name[:18]),))
-        if job is not None:
-            return _predict_job(table, job)
+    job = table.row(f"{_JOBS} WHERE job.id = ?", (as_id(name),))
+    if job is not None:
+        return _predict_job(table, job)
     series = table.row(
         "SELECT * FROM series WHERE series_instance_uid = ? ORDER BY generation DESC LIMIT 1",
         (name,),
@@ -162,12 +162,11 @@ def trace(table: Table, name: str) -> list[dict[str, Any]]:
     NotFoundError
         Nothing held here has this name.
     """
-    job_id = int(name[:18]) if name.isdecimal() else -1
     found = table.rows(
         "SELECT * FROM series WHERE series_instance_uid = :name OR study_instance_uid = :name"
         " OR (accession_number = :name AND accession_number <> '')"
         " OR id = (SELECT series_id FROM job WHERE id = :job_id) ORDER BY id",
-        {"name": name, "job_id": job_id},
+        {"name": name, "job_id": as_id(name)},
     )
     if not found:
         raise NotFoundError(f"{name!r} is no job, series, study or accession number held here")

@@ -67,7 +67,8 @@ class EvidenceCache:
         try:
             return _decode(raw, len(frames))
         except (ValueError, KeyError, TypeError, zlib.error):  # Torn by a power cut, or foreign.
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # It is written over then.
+                path.unlink(missing_ok=True)
             return []
 
     def put(self, instance: Path, digest: str, evidence: Sequence[Evidence]) -> None:
@@ -78,9 +79,9 @@ class EvidenceCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(_encode(evidence))
             part.replace(path)
-        self._writes += 1
-        if self._writes % _LOOK_EVERY == _LOOK_AT:
-            self._make_room()
+            self._writes += 1
+            if self._writes % _LOOK_EVERY == _LOOK_AT:
+                self._make_room()
 
     def _path(self, instance: Path, digest: str) -> Path:
         name = f"{instance.stem}-{digest[:16]}.evidence"

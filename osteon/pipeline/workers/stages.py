@@ -25,8 +25,8 @@ from osteon.pipeline.images.upright import stood_up
 from osteon.pipeline.instances.spool import write_durably
 from osteon.pipeline.job import Stage
 from osteon.pipeline.prediction import predict
+from osteon.pipeline.progress import part
 from osteon.pipeline.workers.devices import VISIBLE
-from osteon.pipeline.workers.progress import part
 from osteon.pipeline.workers.request import SliceRequest, StageReport, StageRequest
 from osteon.pipeline.workers.warm import Warm
 from osteon.results.gate import check_result

@@ -22,9 +22,9 @@ from osteon.errors import StageError, VolumeError
 from osteon.pipeline.images.geometry import FrameHeader
 from osteon.pipeline.models.model import Model, load_model
 from osteon.pipeline.prediction import Evidence, predict_slices
+from osteon.pipeline.progress import tell
 from osteon.pipeline.volume import Slices, SourceFrame, Volume, read_slices, read_volume
 from osteon.pipeline.workers.evidencecache import WORTH_S, EvidenceCache
-from osteon.pipeline.workers.progress import tell
 from osteon.pipeline.workers.request import CacheSettings, SliceRequest, StageRequest
 
 HELD_BYTES_MAX = 2 * 2**30  # Two CT series of 1,000 slices; the oldest instance goes first.
@@ -85,9 +85,9 @@ class Warm:
             if future is None:
                 self._evict()
                 future = self._volumes[request.input_sha256] = Future()
-        if is_mine:
-            self._read(request, future)
         try:
+            if is_mine:
+                self._read(request, future)
             return future.result()
         finally:
             if future.exception() is not None:  # Another attempt may find the files whole.
@@ -192,10 +192,11 @@ class Warm:
         Returns
         -------
         int
-            How many instances were read. One that cannot be read is left to its job, which says
-            why.
+            How many instances were read now. One that cannot be read is left to its job, which
+            says why.
         """
         model = self.model(request.model, request.models_dir)
+        count = 0
         for path in request.inputs:
             if path in self._held:
                 continue
@@ -212,8 +213,9 @@ class Warm:
                     self._cache(request.cache).put(path, model.digest, list(said.values()))
             with self._lock:
                 self._held[path] = held
+            count += 1
         self._make_room()
-        return len(request.inputs)
+        return count
 
     def _evidence_here(self, path: Path, digest: str) -> Mapping[SourceFrame, Evidence]:
         with self._lock:

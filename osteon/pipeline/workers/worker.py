@@ -27,8 +27,8 @@ from pathlib import Path
 import structlog
 
 from osteon.errors import OsteonError, OutOfResourcesError, StageError, WorkerLostError
+from osteon.pipeline import progress
 from osteon.pipeline.job import Stage
-from osteon.pipeline.workers import progress
 from osteon.pipeline.workers.devices import take_gpu
 from osteon.pipeline.workers.request import (
     Answer,
@@ -58,6 +58,7 @@ THREADS_OF = (
 # keep it for the usual 5 ms each time.
 SWITCH_S = 0.0005
 COLLECT_AT = (50_000, 20, 20)
+DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def serve(link: Connection, settings: WorkerSettings) -> None:
@@ -100,7 +101,7 @@ def failure_of(stage: str, error: Exception) -> OsteonError:
     """Return what an exception of whatever library means for a stage."""
     if isinstance(error, MemoryError):
         return WorkerLostError(f"{stage} ran out of memory")
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
         return OutOfResourcesError(f"{stage} found no space left: {error}")
     return StageError(f"{stage} failed: {type(error).__name__}: {error}")
 

@@ -13,6 +13,7 @@ from osteon.cli import models as cli_models
 from osteon.cli.main import cli
 from osteon.pipeline.models import tuning
 from osteon.pipeline.models.model import LOADERS
+from osteon.pipeline.models.modeldraft import draft_of
 from osteon.pipeline.models.modelspec import read_spec
 from tests.model_folders import KINDS, make
 
@@ -196,6 +197,45 @@ setup(name="someones-model", version="1", py_modules=["someones_model"],
       entry_points={"osteon.models": ["someones = someones_model:Someones"]})
 """
 MODULE = "from osteon.pipeline.bones.bone import BoneModel as Someones\n"
+
+
+def bundle(folder: Path, config: dict[str, object]) -> Path:
+    """Write a bundle that says this of its inference."""
+    path = folder / "bundle" / "configs" / "inference.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(config))
+    return folder / "bundle"
+
+
+def test_one_number_of_a_bundle_is_meant_for_each_axis(tmp_path: Path) -> None:
+    said = {
+        "inferer": {"_target_": "SlidingWindowInferer", "roi_size": 96},
+        "preprocessing": [{"_target_": "Spacingd", "pixdim": 1.5}],
+    }
+    draft = draft_of("monai-bundle", bundle(tmp_path, said))
+    assert (draft.dimension, draft.patch) == ("3d", (96, 96, 96))
+    assert draft.spacing_mm == (1.5, 1.5, 1.5)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"_target_": "SlidingWindowInferer", "roi_size": ["wide", 96]},
+        {"_target_": "Spacingd", "pixdim": {"x": 1.0}},
+        {"_target_": "ScaleIntensityRanged", "a_min": "air"},
+        {"_target_": "Orientationd", "axcodes": 5},
+    ],
+)
+def test_what_is_not_understood_of_a_bundle_leaves_nothing(
+    said: dict[str, object], tmp_path: Path
+) -> None:
+    weights = bundle(tmp_path, {"part": said})
+    result = osteon(
+        "init", "mb", "--kind", "monai-bundle", "--weights", weights, "--into", tmp_path
+    )
+    assert result.exit_code == 8, result.stderr
+    assert "what it says of itself is not understood" in result.stderr
+    assert not (tmp_path / "mb").exists()
 
 
 def test_a_package_that_is_really_installed_brings_a_model(tmp_path: Path) -> None:

@@ -100,6 +100,26 @@ def test_broken_bytes_are_refused_and_never_raise_anything_else(data: st.DataObj
         return
 
 
+@pytest.mark.parametrize("place", [10**6, 2**62, 2**63 - 1, 2**63, 2**64 - 1])
+def test_a_member_that_begins_behind_the_file_is_damaged(place: int, tmp_path: Path) -> None:
+    """The directory names its place in 64 bits, in an extra field (APPNOTE 4.5.3)."""
+    whole = zip_of({"a": b"one"})
+    directory, end = whole.index(b"PK\1\2"), whole.index(b"PK\5\6")
+    extra = struct.pack("<HHQ", 1, 8, place)
+    entry, tail = bytearray(whole[directory:end]), bytearray(whole[end:])
+    struct.pack_into("<H", entry, 30, len(extra))
+    struct.pack_into("<L", entry, 42, 2**32 - 1)
+    struct.pack_into("<L", tail, 12, len(entry) + len(extra))
+    raw = whole[:directory] + bytes(entry) + extra + bytes(tail)
+    (tmp_path / "x.zip").write_bytes(raw)
+    with (
+        (tmp_path / "x.zip").open("rb") as file,
+        open_archive(file, len(raw), inflated_max=GIGABYTE) as archive,
+        pytest.raises(UnparseableError, match=f"damaged in the zip: .* the place {place}"),
+    ):
+        list(inflate(archive, archive.infolist()[0]))
+
+
 def test_a_member_that_begins_before_the_file_is_damaged(tmp_path: Path) -> None:
     raw = bytearray(SMALL)
     (offset,) = struct.unpack_from("<L", raw, len(raw) - 6)

@@ -120,6 +120,19 @@ def test_a_file_that_may_just_be_arriving_is_passed_over(node: Node) -> None:
     assert list(compare(node.table)) == []
 
 
+def test_files_that_are_purged_meanwhile_are_no_faults(node: Node) -> None:
+    node.receive(range(1, 4))
+    first, second, third = spooled(node)
+    lose_table(node)
+    found = compare(node.table)
+    assert next(found).kind == "orphan"
+    second.unlink()
+    assert [fault.path for fault in found] == [str(third.relative_to(node.data_dir))]
+    third.unlink()
+    third.symlink_to(second)  # It is listed, and gone when it is looked at.
+    assert [fault.path for fault in compare(node.table)] == [str(first.relative_to(node.data_dir))]
+
+
 def test_damage_is_not_adopted(node: Node) -> None:
     node.receive([1, 2])
     first, second = spooled(node)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from osteon.errors import EncodingError
+from osteon.errors import EncodingError, StageError
 from osteon.results.gate import check_result
 from osteon.results.seg import write_part10
 from tests.unit.results.series import Frame, encode, labels, write_series
@@ -139,6 +139,8 @@ def test_another_label_map_is_noticed(frames: list[Frame]) -> None:
 def test_a_file_that_is_no_segmentation(frames: list[Frame], tmp_path: Path) -> None:
     with pytest.raises(EncodingError, match="lacks"):
         check_result(frames[0].path, frames, labels())
+    with pytest.raises(StageError, match="cannot be read"):
+        check_result(tmp_path / "seg.dcm", frames, labels())
     (tmp_path / "seg.dcm").write_bytes(b"no DICOM at all")
     with pytest.raises(EncodingError, match="not a readable Segmentation"):
         check_result(tmp_path / "seg.dcm", frames, labels())

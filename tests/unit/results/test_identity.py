@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 
-from osteon.errors import EncodingError
+from osteon.errors import StageError
 from osteon.results.identity import Identity, read_identity
 from tests.unit.results.series import write_series
 
@@ -152,5 +152,5 @@ def test_own_texts_that_the_source_cannot_write_make_it_utf_8(tmp_path: Path) ->
 
 
 def test_a_file_that_is_gone(tmp_path: Path) -> None:
-    with pytest.raises(EncodingError, match="cannot be read"):
+    with pytest.raises(StageError, match="cannot be read"):
         read_identity(tmp_path / "none.dcm", ())

@@ -91,5 +91,5 @@ def test_an_empty_mask_cannot_be_drawn(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_refuses(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="cannot write the preview"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         write_preview(*volume(), SPACING_ZYX_MM, coloured(), tmp_path / "nowhere" / "p.png")

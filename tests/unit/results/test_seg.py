@@ -1,5 +1,7 @@
 """The Segmentation: what it says of its source, and that it says the same every time."""
 
+import errno
+import os
 from datetime import datetime, timedelta, timezone
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +13,8 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import pixel_array
 from pydicom.uid import EnhancedCTImageStorage, SegmentationStorage
 
-from osteon.errors import EncodingError, StageError
+from osteon.errors import EncodingError, OutOfResourcesError, StageError
+from osteon.pipeline.workers.worker import failure_of
 from osteon.results.gate import check_result
 from osteon.results.seg import write_part10
 from osteon.results.source import read_frame_headers
@@ -217,9 +220,21 @@ def test_a_file_is_whole_and_its_draft_is_gone(frames: list[Frame], tmp_path: Pa
     check_result(path, frames, labels())
 
 
-def test_a_disk_that_refuses(frames: list[Frame], tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="cannot write the result"):
-        write_part10(encode(frames), tmp_path / "nowhere" / "seg.dcm")
+def test_a_disk_that_refuses(
+    frames: list[Frame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error leaves as it is: a full disk is waited for, and costs the job no attempt."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(OSError, match="No space left") as raised:
+        write_part10(encode(frames), out / "seg.dcm")
+    assert type(failure_of("encode", raised.value)) is OutOfResourcesError
+    assert list(out.iterdir()) == []
 
 
 @pytest.mark.parametrize("numbers", [(1, 3), (2, 1), (0, 1), (1, 1)])
@@ -277,5 +292,9 @@ def test_sources_that_disagree_or_lack_something(
 
 def test_a_source_that_is_gone(frames: list[Frame]) -> None:
     frames[2].path.unlink()
-    with pytest.raises(EncodingError, match="cannot be read"):
+    with pytest.raises(StageError, match="cannot be read") as raised:
+        encode(frames)
+    assert raised.value.retryable
+    frames[2].path.write_bytes(b"no DICOM at all")
+    with pytest.raises(EncodingError, match="is not DICOM"):
         encode(frames)

@@ -1,10 +1,13 @@
 """What crosses to a worker holds there, and nothing else is written here."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from osteon.errors import StageError
+from osteon.errors import OutOfResourcesError, StageError
+from osteon.pipeline.clusters import parcel
 from osteon.pipeline.clusters.parcel import (
     needed_by,
     read_outputs,
@@ -97,3 +100,15 @@ def test_what_cannot_be_read_or_written_fails_the_attempt(
         write_outputs(tmp_path / "file" / "out", {"a": b""})
     with pytest.raises(StageError):
         write_inputs(tmp_path / "file", {"a": b""})
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_of_the_node_is_not_the_jobs_fault(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(parcel, "write_durably", full)
+    with pytest.raises(OutOfResourcesError, match="what a worker made cannot be written"):
+        write_outputs(tmp_path / "out", {"labels.raw": b"1"})

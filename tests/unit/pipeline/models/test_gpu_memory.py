@@ -188,15 +188,31 @@ def test_what_else_onnx_runtime_says_on_a_gpu_is_a_fault_of_the_model() -> None:
         network(torch.zeros(1, 1, 9, 9))
 
 
+LOADS = [("torchscript", "torch.jit.load"), ("torch-export", "torch.export.load")]
+
+
+@pytest.mark.parametrize(("kind", "loads"), LOADS)
 @pytest.mark.parametrize("says", FULL)
 def test_weights_that_do_not_fit_now_may_fit_later(
-    says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    says: str, kind: str, loads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise RuntimeError(says)
 
-    for kind, loads in (("torchscript", "torch.jit.load"), ("torch-export", "torch.export.load")):
-        make(kind, tmp_path)
-        monkeypatch.setattr(loads, full)
-        with pytest.raises(WorkerLostError, match=f"{kind}: out of GPU memory while it was"):
-            model.load_model(kind, tmp_path)
+    make(kind, tmp_path)
+    monkeypatch.setattr(loads, full)
+    with pytest.raises(WorkerLostError, match=f"{kind}: out of GPU memory while it was"):
+        model.load_model(kind, tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "loads"), LOADS)
+def test_so_may_weights_that_do_not_fit_into_the_hosts_memory(
+    kind: str, loads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> torch.Tensor:
+        return torch.empty(2**50)
+
+    make(kind, tmp_path)
+    monkeypatch.setattr(loads, full)
+    with pytest.raises(MemoryError, match="DefaultCPUAllocator"):
+        model.load_model(kind, tmp_path)

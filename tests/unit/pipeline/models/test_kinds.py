@@ -251,9 +251,6 @@ def program_of(path: Path) -> str:
         return archive.read(name).decode()
 
 
-SYMBOL = "Symbol('s77', positive=True, integer=True)"
-
-
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [

@@ -1,6 +1,8 @@
 """Models by name: the builtin one, model folders, entry points, and everything that is refused."""
 
+import errno
 import hashlib
+import os
 import pickle
 import warnings
 from collections.abc import Iterator
@@ -126,6 +128,25 @@ def test_weights_with_another_digest_are_not_loaded(tmp_path: Path) -> None:
         load_model("toy", folder(tmp_path, sha256="0" * 64))
 
 
+@pytest.mark.parametrize("name", ["toy.ts", "model.toml"])
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EMFILE])
+def test_a_file_that_cannot_be_read_for_a_moment_costs_an_attempt(
+    number: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, read = folder(tmp_path), {"toy.ts": "read_bytes", "model.toml": "read_text"}[name]
+    whole = getattr(Path, read)
+
+    def fails(path: Path, *arguments: object, **keywords: object) -> object:
+        if path.name == name:
+            raise OSError(number, os.strerror(number))
+        return whole(path, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, read, fails)
+    with pytest.raises(StageError, match=f"{name}: .*cannot be read") as raised:
+        load_model("toy", root)
+    assert raised.value.retryable
+
+
 class _Bomb:
     exploded = False
 
@@ -156,6 +177,7 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
         ("hu_window = [0.0, 1000.0]", "", "hu_window or zscore"),
         ("[[output", "[run]\nmirror = [2]\n[[output", "an axis that a 2d patch lacks"),
         ("[0.0, 1000.0]", "[1000.0, 0.0]", "hu_window"),
+        ("[0.0, 1000.0]", "[-inf, 1000.0]", "hu_window.0: .*finite number"),
         (
             'weights = "toy.ts"',
             'weights = "../toy.ts"',

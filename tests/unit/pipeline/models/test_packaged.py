@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from osteon.cli.main import cli
 from osteon.errors import ModelError, OsteonError, StageError, WorkerLostError
 from osteon.pipeline.boneseg import combine
+from osteon.pipeline.images import upright
 from osteon.pipeline.models.model import load_model
 from osteon.pipeline.prediction import predict, predict_slices
 from osteon.pipeline.volume import Geometry, SourceFrame, Volume
@@ -90,6 +91,11 @@ WRONG = [
         "Good",
         r"its digest fails: ZeroDivisionError: division by zero \(theirs_\d+_model.py, line 6\)",
     ),
+    (
+        GOOD.replace('digest = "5e" * 32', "digest = property(lambda self: exit(3))"),
+        "Good",
+        r"its digest fails: SystemExit: 3",
+    ),
 ]
 
 
@@ -122,7 +128,14 @@ def test_two_packages_with_one_name_are_both_named(
         load_model("twice")
 
 
-@pytest.mark.parametrize("raises", ["MemoryError()", "RuntimeError('CUDA out of memory. Tried')"])
+FULL = [
+    "MemoryError()",
+    "RuntimeError('CUDA out of memory. Tried')",
+    'RuntimeError("DefaultCPUAllocator: can\'t allocate memory: you tried")',
+]
+
+
+@pytest.mark.parametrize("raises", FULL)
 def test_want_of_memory_is_another_attempts_affair(raises: str, bring: Bring) -> None:
     bring(f"def make():\n    raise {raises}", "make")
     with pytest.raises(WorkerLostError, match=r"make\(\) fails for want of memory") as failure:
@@ -131,10 +144,45 @@ def test_want_of_memory_is_another_attempts_affair(raises: str, bring: Bring) ->
     stages.warm("theirs", None)
 
 
-def volume() -> Volume:
+@pytest.mark.parametrize("raises", FULL)
+def test_so_it_is_where_weights_are_loaded_when_they_are_asked_for(
+    raises: str, bring: Bring
+) -> None:
+    lazy = f"@property\n    def digest(self):\n        raise {raises}"
+    bring(GOOD.replace('digest = "5e" * 32', lazy), "Good")
+    with pytest.raises(WorkerLostError, match=r"its digest fails for want of memory"):
+        load_model("theirs")
+
+
+@pytest.mark.parametrize("raises", FULL)
+@pytest.mark.parametrize("station", ["prediction", "boneseg"])
+def test_so_it_is_while_it_computes(station: str, raises: str, bring: Bring) -> None:
+    method = {"prediction": "predict", "boneseg": "join"}[station]
+    bring(f"{GOOD}\n    def full(self, *_):\n        raise {raises}\n    {method} = full", "Good")
+    model = load_model("theirs")
+    with pytest.raises(WorkerLostError, match=f"good: {station} ran out of memory"):
+        combine(model, predict(model, volume()), volume())
+
+
+def test_a_fault_of_osteon_is_not_called_the_models(
+    bring: Bring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Volume:
+        raise KeyError("a fault of Osteon")
+
+    bring(GOOD, "Good")
+    model, leaning = load_model("theirs"), volume(lean=4.0)
+    monkeypatch.setattr(upright.Shear, "volume", broken)
+    with pytest.raises(KeyError, match="a fault of Osteon"):
+        combine(model, predict(model, leaning), leaning)
+
+
+def volume(lean: float = 0.0) -> Volume:
+    affine = np.eye(4)
+    affine[1, 2] = lean
     hu_zyx = np.full((3, 8, 8), 300, np.int16)
     frames = tuple(SourceFrame(Path(f"{n}.dcm"), 1, "1.2", f"1.2.{n}") for n in range(3))
-    return Volume(hu_zyx, Geometry(np.eye(4), hu_zyx.shape, (1.0, 1.0, 1.0), "1.2.3"), frames)
+    return Volume(hu_zyx, Geometry(affine, hu_zyx.shape, (1.0, 1.0, 1.0), "1.2.3"), frames)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from osteon.config.settings import Priority
-from osteon.errors import NotFoundError, NotRunnableError, StaleTransition
+from osteon.errors import NotFoundError, NotRunnableError, StaleTransition, TableError
 from osteon.pipeline.job import STAGES_OF, Event, Stage, State, next_state
 from osteon.pipeline.table import jobs, lines, rerouting
 from tests.unit.pipeline.table.rows import (
@@ -321,7 +321,7 @@ def test_a_finished_encode_is_one_transaction(table, other):
     job = running_encode(table)
     bad = [results_of(job)[0], results_of(job)[0]]
     bad[1] = type(bad[1])(**{**bad[1].__dict__, "kind": "no such kind"})
-    with pytest.raises(Exception, match="CHECK"):
+    with pytest.raises(TableError, match="CHECK"):
         jobs.finish_encode(table, job, job["attempt"], bad, [], "done")
     assert jobs.get(other, 1)["state"] == "running"
     assert other.rows("SELECT * FROM result") == []

@@ -48,6 +48,16 @@ def test_what_was_kept_comes_back_for_its_instance_and_model_alone(cache, tmp_pa
     assert cache.get(path, DIGEST, frames_of(path, 3)) == []
 
 
+def test_a_disk_that_keeps_nothing_fails_no_stage(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    cache, path = (
+        EvidenceCache(CacheSettings(tmp_path / "file" / "cache", 10**6)),
+        instance(tmp_path),
+    )
+    cache.put(path, DIGEST, [evidence(1)])
+    assert cache.get(path, DIGEST, frames_of(path)) == []
+
+
 @pytest.mark.parametrize("damage", [b"", b"{}\n", b"no", "flip", "cut"])
 def test_what_is_damaged_is_forgotten(cache, tmp_path, damage):
     path = instance(tmp_path)

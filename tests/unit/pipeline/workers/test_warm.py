@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from osteon.errors import VolumeError
+from osteon.errors import StageError, VolumeError
 from osteon.pipeline.job import Stage
 from osteon.pipeline.volume import read_volume
 from osteon.pipeline.workers import warm
-from osteon.pipeline.workers.request import StageRequest
+from osteon.pipeline.workers.request import SliceRequest, StageRequest
 from osteon.pipeline.workers.warm import Warm
 from tests.acceptance.ct import write_series
 
@@ -43,7 +43,7 @@ def test_what_was_read_ahead_is_not_read_again(tmp_path):
     remove(request)
     assert len(kept.volume(request).frames) == 3
     kept.drop(request)
-    with pytest.raises(Exception, match="0001"):
+    with pytest.raises(StageError, match="0001"):
         kept.volume(request)
 
 
@@ -79,6 +79,24 @@ def test_what_could_not_be_read_ahead_is_tried_again_by_its_job(tmp_path):
         kept.volume(request)
     request.inputs[1].write_bytes(good)
     assert len(kept.volume(request).frames) == 3
+
+
+def test_a_fault_of_reading_is_met_again_by_the_next_attempt(tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise KeyError("a fault of Osteon")
+
+    kept, request = Warm(), request_of(tmp_path)
+    monkeypatch.setattr(warm, "read_volume", broken)
+    for _ in range(2):
+        with pytest.raises(KeyError, match="a fault of Osteon"):
+            kept.volume(request)
+
+
+def test_what_is_read_early_is_read_once_and_counted(tmp_path):
+    kept, inputs = Warm(), request_of(tmp_path).inputs
+    inputs[1].write_bytes(b"no DICOM")
+    early = SliceRequest(inputs=inputs, model="builtin:bone", models_dir=None)
+    assert [kept.hold(early), kept.hold(early)] == [2, 0]
 
 
 def test_nothing_is_read_ahead_where_memory_is_short(tmp_path, monkeypatch):

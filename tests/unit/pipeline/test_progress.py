@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from osteon.pipeline.workers.progress import heard_by, part, tell
+from osteon.pipeline.progress import heard_by, part, tell
 
 
 def test_what_nobody_hears_costs_nothing():
