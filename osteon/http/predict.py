@@ -61,6 +61,13 @@ class DeliveryView(BaseModel):
     updated: str
 
 
+class DeliveredView(BaseModel):
+    """A destination that has what an earlier run of the job made."""
+
+    destination: str
+    at: str = Field(description="When that was proven.")
+
+
 class ResultView(BaseModel):
     """A file that came of a job."""
 
@@ -71,7 +78,10 @@ class ResultView(BaseModel):
     sop_instance_uid: str | None
     created: str
     superseded: str | None = Field(description="When a newer result took its place.")
-    deliveries: list[DeliveryView]
+    deliveries: list[DeliveryView] = Field(description="Of the job's present run.")
+    delivered_before: list[DeliveredView] = Field(
+        description="By earlier runs, perhaps by another route to other destinations."
+    )
 
 
 class CodeView(BaseModel):

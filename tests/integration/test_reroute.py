@@ -13,7 +13,7 @@ from osteon.cli.main import cli
 from osteon.config.load import load_settings
 from osteon.errors import NotRunnableError
 from osteon.pipeline.reroute import retry
-from osteon.pipeline.table import jobs, views
+from osteon.pipeline.table import holdings, jobs, views
 from tests.pipeline_parts import SERIES, STUDY, HandClock, Node, ThreadEngine
 
 HEAD = """\
@@ -211,6 +211,60 @@ def test_a_destination_that_is_gone_is_not_waited_for(site: Site) -> None:
     assert site.became("reroute", SERIES) == [("1", "rerouted")]
     site.node.tick_until_state("done")
     assert site.predict()["results"][0]["deliveries"] == []
+
+
+def test_what_earlier_runs_delivered_is_told_apart(site: Site) -> None:
+    """A route that has no destination any more has delivered nothing, whatever was before."""
+    site.configure(BONE + 'destinations = ["pacs"]\n')
+    site.receive(SERIES, state="")
+    deliver(site)
+    assert site.node.job()["reason"] == "delivered to pacs"
+    site.configure(BONE)
+    assert site.became("reroute", SERIES) == [("1", "rerouted")]
+    # Its result stands until there is a new one; this run has sent nothing of it.
+    assert seg_of(site)["deliveries"] == []
+    assert [before["destination"] for before in seg_of(site)["delivered_before"]] == ["pacs"]
+    site.node.tick_until_state("done")
+    assert site.node.job()["reason"] == ("kept here: its route has no destination; before: to pacs")
+    assert seg_of(site)["deliveries"] == []
+    assert [before["destination"] for before in seg_of(site)["delivered_before"]] == ["pacs"]
+    for command in (["jobs", "list"], ["watch", "--once"], ["trace", SERIES]):
+        assert (
+            "kept here: its route has no destination; before: to pacs" in site.osteon(*command)[1]
+        )
+    assert "before: to pacs, delivered at" in site.osteon("jobs", "show", "1")[1]
+    assert "  before: pacs has an earlier run's, since" in site.osteon("trace", "1")[1]
+    assert list(holdings.delivered(site.node.table)) == []
+
+
+def test_a_run_that_is_repeated_has_delivered_nothing_until_it_has(site: Site) -> None:
+    site.configure(BONE + 'destinations = ["pacs"]\n')
+    site.receive(SERIES, state="")
+    deliver(site)
+    assert site.became("retry", "1") == [("1", "again")]
+    assert seg_of(site)["deliveries"] == []
+    deliver(site)
+    assert [d["state"] for d in seg_of(site)["deliveries"]] == ["delivered"]
+    assert seg_of(site)["delivered_before"] == []
+    assert site.node.job()["reason"] == "delivered to pacs"
+    assert len(list(holdings.delivered(site.node.table))) == 1
+
+
+def seg_of(site: Site) -> dict[str, Any]:
+    return next(r for r in site.predict()["results"] if r["kind"] == "seg")
+
+
+def deliver(site: Site) -> None:
+    """Take a result to its destination as the delivery loop does, without a peer."""
+    table = site.node.table
+
+    def tried() -> Any:
+        return table.row("SELECT 1 FROM delivery WHERE state = 'waiting' AND reason <> ''")
+
+    site.node.tick_until(tried)
+    with table.write():
+        table.change("UPDATE delivery SET state = 'delivered', updated = ?", (table.clock(),))
+    site.node.tick_until_state("done")
 
 
 def test_a_series_that_is_still_receiving_is_decided_at_its_end(site: Site) -> None:

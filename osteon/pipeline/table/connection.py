@@ -95,6 +95,11 @@ def _0010_associations(db: Database) -> None:
     _run(db, "0010_associations.sql")
 
 
+@migrations()
+def _0011_runs(db: Database) -> None:
+    _run(db, "0011_runs.sql")
+
+
 def _run(db: Database, file: str) -> None:
     statement = ""
     for line in resources.files(__package__).joinpath(file).read_text().splitlines():
