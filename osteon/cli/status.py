@@ -84,6 +84,7 @@ def _write(found: dict[str, Any]) -> None:
     lines = {
         "roles": "  ".join(roles),
         "workers": _workers_words(found["engine"]),
+        "idle": found["engine"]["idle"],
         "disk": f"{disk['free_gb']:.1f} GB free, {disk['reserve_gb']:g} GB kept in reserve",
         "backlog": f"{backlog['waiting']} of at most {backlog['waiting_max']} jobs wait",
         "held": f"{counts['instances']} instances, {counts['series']} series",
@@ -91,7 +92,8 @@ def _write(found: dict[str, Any]) -> None:
         "deliveries": _joined(counts["deliveries"]) or "none",
     }
     for name, line in lines.items():
-        click.echo(printable(f"{name:<12}{line}"))
+        if line:
+            click.echo(printable(f"{name:<12}{line}"))
     for wait in found["waits"][:REASONS_NAMED_MAX]:
         click.echo(printable(f"{wait['jobs']:>6} {wait['status']}: {wait['reason']}"))
     others = sum(wait["jobs"] for wait in found["waits"][REASONS_NAMED_MAX:])
@@ -100,11 +102,12 @@ def _write(found: dict[str, Any]) -> None:
 
 
 def _engine(table: Table) -> dict[str, Any]:
-    """Return how many stages can run at once, and why none can, as the role `work` said last."""
+    """Return what the role `work` said last: stages at once, why none can run, idle GPUs."""
     state = engine_state(table)
     if state is None:
-        return {"slots": 0, "reason": "", "since": None}
-    return {"slots": state.slots, "reason": state.reason, "since": iso(state.updated)}
+        return {"slots": 0, "reason": "", "since": None, "idle": ""}
+    since = iso(state.updated)
+    return {"slots": state.slots, "reason": state.reason, "since": since, "idle": state.idle}
 
 
 def _workers_words(engine: dict[str, Any]) -> str:

@@ -485,9 +485,11 @@ def test_a_cluster_that_cannot_be_reached_is_told(served: Served, tmp_path: Path
     line = ["status", "--config", str(config)]
     assert f": {reason}\n" in CliRunner().invoke(cli, line).stdout
     workers.note_engine(served.table, 1, "")
+    workers.note_idle_gpus(served.table, "GPU 1 stays idle: set pipeline.slots")
     assert "workers     1 stage can run at once" in CliRunner().invoke(cli, line).stdout
     json_line = CliRunner().invoke(cli, [*line, "--json"]).stdout
     assert json.loads(json_line)["engine"]["slots"] == 1
+    assert json.loads(json_line)["engine"]["idle"] == "GPU 1 stays idle: set pipeline.slots"
 
 
 def test_metrics(served: Served) -> None:
