@@ -11,11 +11,12 @@ import structlog
 
 from osteon.config.extras import load_extra
 from osteon.config.settings import Settings
+from osteon.errors import OsteonError
 from osteon.pipeline.instances.leftovers import recover_all
 from osteon.pipeline.intake import GIGABYTE
 from osteon.pipeline.observer import Observer
 from osteon.pipeline.table import workers
-from osteon.pipeline.table.connection import open_table
+from osteon.pipeline.table.connection import Table, open_table
 from osteon.pipeline.workers.devices import idle_words, visible_gpus
 from osteon.pipeline.workers.engine import Engine, LocalEngine, auto_slots, threads_of
 from osteon.pipeline.workers.request import WorkerSettings
@@ -42,9 +43,18 @@ def run_work(settings: Settings, stop: threading.Event) -> None:
         Observer(settings, table, engine).run(stop)
     finally:
         engine.close()
+        _note_stop(table)
         table.close()
         os.close(descriptor)
         log.info("work stopped")
+
+
+def _note_stop(table: Table) -> None:
+    """Write down that nothing moves from now on; whoever waits is told since when."""
+    try:
+        workers.note_engine(table, 0, workers.STOPPED)
+    except OsteonError as error:  # The disk is full: the next start says more.
+        log.warning("stop not noted", why=error.message)
 
 
 def idle_gpus(settings: Settings, gpus: Sequence[str]) -> str:

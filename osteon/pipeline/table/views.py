@@ -16,7 +16,7 @@ from osteon.pipeline.job import Stage, State, Status, progress_of, status_of
 from osteon.pipeline.table import associations, resultviews, shadow, tally
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.times import iso
-from osteon.pipeline.table.waits import Wait, Waits
+from osteon.pipeline.table.waits import Wait, Waits, failures_words
 
 _JOBS = (
     "SELECT job.*, series.series_instance_uid, series.study_instance_uid, series.generation,"
@@ -280,10 +280,8 @@ def _reason_of(job: Row) -> str:
     superseded = "; superseded by a newer generation" if job["is_superseded"] else ""
     if job["replaced_by"] is not None and job["state"] != State.SUPERSEDED:
         superseded = f"; replaced by job {job['replaced_by']}"
-    failed = "1 attempt" if job["failures"] == 1 else f"{job['failures']} attempts"
-    retried = f"; {failed} of this stage failed" if job["failures"] else ""
-    running = job["state"] == State.RUNNING
-    return f"{job['reason']}{superseded}{retried if running else ''}"
+    retried = failures_words(job) if job["state"] == State.RUNNING else ""
+    return f"{job['reason']}{superseded}{retried}"
 
 
 def _receiving(table: Table, limit: int) -> list[Row]:

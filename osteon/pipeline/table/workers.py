@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from osteon.pipeline.table.connection import Row, Table
 
+STOPPED = "the role `work` was stopped"
+
 
 @dataclass(frozen=True)
 class EngineState:
@@ -18,7 +20,8 @@ class EngineState:
     slots : int
         How many stages can run at once.
     reason : str
-        Why none can, in words: no scheduler, no worker, a certificate refused; "" otherwise.
+        Why none can, in words: no scheduler, no worker, a certificate refused, `STOPPED`; ""
+        otherwise.
     updated : float
         Since when it is so, in seconds since 1970.
     idle : str
