@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from osteon.cli.main import cli
 from osteon.config.load import load_settings
 from osteon.errors import NotRunnableError
+from osteon.pipeline.choices import choices_of
 from osteon.pipeline.reroute import retry
 from osteon.pipeline.table import holdings, jobs, views
 from tests.pipeline_parts import SERIES, STUDY, HandClock, Node, ThreadEngine
@@ -118,6 +119,56 @@ def test_what_several_routes_give_is_one_job_each(site: Site) -> None:
     site.node.tick_until_state("done", 2)
     assert [j["route"] for j in site.node.jobs()] == ["bone", "second"]
     assert site.became("reroute", SERIES) == [("1", "kept"), ("2", "kept")]
+
+
+def test_a_route_that_is_chosen_leaves_what_the_others_give(site: Site) -> None:
+    site.receive(SERIES)
+    site.configure(BONE + '[[route]]\nname = "second"\nmodel = "other"\n')
+    assert site.became("reroute", SERIES, "--route", "second") == [("1", "rerouted")]
+    site.node.tick_until_state("done")
+    assert [j["route"] for j in site.node.jobs()] == ["second"]
+    assert site.became("reroute", SERIES, "--route", "bone") == [("2", "new")]
+    site.node.tick_until_state("done", 2)
+    assert [(j["route"], j["state"]) for j in site.node.jobs()] == [
+        ("second", "done"),
+        ("bone", "done"),
+    ]
+    assert site.osteon("jobs", "reroute", SERIES, "--route", "third")[0] == 5
+    assert site.osteon("jobs", "reroute", "--gained", "--route", "bone")[0] == 2
+
+
+def test_a_chosen_route_whose_name_another_job_has_takes_it(site: Site) -> None:
+    site.configure(BONE + '[[route]]\nname = "second"\nmodel = "other"\n')
+    site.receive(SERIES, state="")
+    site.node.tick_until_state("done", 2)
+    site.configure('[[route]]\nname = "second"\n' + BONE + 'model = "other"\n')
+    assert site.became("reroute", SERIES, "--route", "second") == [("1", "kept"), ("2", "kept")]
+    assert [(j["route"], j["model"]) for j in site.node.jobs()] == [
+        ("second", "builtin:bone"),
+        ("bone", "other"),
+    ]
+
+
+def test_what_may_be_done_with_each_job(site: Site) -> None:
+    def choices(job_id: int = 1) -> tuple[str, list[tuple[str, bool, str]]]:
+        found = choices_of(site.node.settings, site.node.table, jobs.get(site.node.table, job_id))
+        return found.why_not_again, [(one.route, one.takes, one.why) for one in found.routes]
+
+    site.receive(SERIES)
+    assert choices() == ("no route took it", [("bone", False, "instances is 3, below 9")])
+    site.configure(BONE)
+    assert choices() == ("no route took it", [("bone", True, "no condition")])
+    assert site.became("reroute", "1") == [("1", "rerouted")]
+    assert choices()[0].startswith("job 1 is waiting at admission: it is not over")
+    site.node.tick_until_state("done")
+    assert choices()[0] == ""
+    site.configure('[[route]]\nname = "new"\nmodel = "other"\n')
+    why, routes = choices()
+    assert why.startswith("job 1 is of the model builtin:bone by route 'bone', which is not")
+    assert routes == [("new", True, "no condition")]
+    site.became("reroute", "1")
+    site.node.tick_until_state("done", 2)
+    assert choices() == ("job 1 was replaced by job 2: run that one again", [])
 
 
 def test_gained_takes_what_diff_counted_and_nothing_else(site: Site) -> None:
