@@ -1,18 +1,21 @@
 """What a configuration names and this machine must have: folders, files, models.
 
-Settings enter, one line per fault leaves. Called by ``config check``; nothing is created.
+Settings enter, one line per fault or warning leaves. Called by ``config check``; nothing is
+created.
 """
 
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from osteon.config.extras import load_extra
 from osteon.config.settings import ClusterSettings, Settings, TlsSettings
 from osteon.errors import ConfigError, OsteonError
 from osteon.pipeline.models.model import list_models, load_model, spec_of
+from osteon.pipeline.role import idle_gpus
 from osteon.pipeline.table.connection import NETWORK_FILE_SYSTEMS, file_system_of
+from osteon.pipeline.workers.devices import visible_gpus
 
 
 def faults_of(settings: Settings) -> list[str]:
@@ -27,6 +30,18 @@ def faults_of(settings: Settings) -> list[str]:
         *(fault for key, tls in doors if tls is not None for fault in _tls_faults(key, tls)),
         *(_cluster_faults(settings.cluster) if settings.cluster is not None else ()),
     ]
+
+
+def warnings_of(settings: Settings, gpus: Sequence[str] | None = None) -> list[str]:
+    """Return what holds on this machine and is hardly meant, each with its key and cure.
+
+    Parameters
+    ----------
+    gpus : sequence of str, optional
+        What there are to hand out; what this process sees where absent.
+    """
+    idle = idle_gpus(settings, visible_gpus() if gpus is None else gpus)
+    return [f"pipeline.slots: {idle}"] if idle else []
 
 
 def _data_dir_faults(data_dir: Path) -> Iterator[str]:

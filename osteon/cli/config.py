@@ -46,19 +46,24 @@ def show(as_json: bool) -> None:
 def check(as_json: bool) -> None:
     """Check every key, and that what it names is there.
 
-    That is folders, files, certificates and models. It prints OK, or one line per fault.
+    That is folders, files, certificates and models. It prints OK, or one line per fault; what is
+    right and hardly meant, such as a GPU that stays idle, is a warning.
     """
-    faults = faults_of_file(chosen_config())
+    faults, warnings = faults_of_file(chosen_config()), list[str]()
     summary = "of the settings are wrong: nothing would start"
     if not faults:
         # Here alone, since the models bring torch, which takes seconds to load.
-        from osteon.cli.checks import faults_of  # noqa: PLC0415 - see above
+        from osteon.cli.checks import faults_of, warnings_of  # noqa: PLC0415 - see above
 
-        faults = faults_of(settings_in_force())
+        settings = settings_in_force()
+        faults, warnings = faults_of(settings), warnings_of(settings)
         summary = "of the settings do not hold on this machine"
     if as_json:
-        write_json({"file": find_config(chosen_config()), "ok": not faults, "faults": faults})
+        told = {"ok": not faults, "faults": faults, "warnings": warnings}
+        write_json({"file": find_config(chosen_config())} | told)
     else:
+        for warning in warnings:
+            click.echo(f"warning: {warning}")
         click.echo("\n".join(faults) or "OK")
     if faults:
         raise ConfigError(f"{len(faults)} {summary}")

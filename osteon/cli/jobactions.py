@@ -86,7 +86,8 @@ def priority(name: str, to: str, as_json: bool) -> None:
 @click.argument("name", metavar="[ID|ACCESSION]", required=False)
 @click.option("--gained", is_flag=True, help="All series that no route took, and one takes now.")
 @days_option("How far back --gained looks.")
-def reroute(name: str | None, gained: bool, days: float, as_json: bool) -> None:
+@click.option("--route", metavar="ROUTE", help="Only this one; what other routes give stays.")
+def reroute(name: str | None, gained: bool, days: float, route: str | None, as_json: bool) -> None:
     """Ask the present routes what becomes of a series that is held.
 
     It goes by a job, a series or study UID, or an accession number. What no route had taken runs;
@@ -95,6 +96,8 @@ def reroute(name: str | None, gained: bool, days: float, as_json: bool) -> None:
     """
     if (name is None) != gained:
         raise click.UsageError("name a job, series, study or accession number, or --gained")
+    if gained and route is not None:
+        raise click.UsageError("--gained asks all routes: leave out --route")
     settings, who = settings_in_force(), _who()
     done: list[Done] = []
     with job_table(settings) as table:
@@ -104,7 +107,8 @@ def reroute(name: str | None, gained: bool, days: float, as_json: bool) -> None:
             found = series_named(table, name)
         for series in found:
             try:
-                done += [_done(one) for one in rerouting.reroute(settings, table, series, who)]
+                became = rerouting.reroute(settings, table, series, who, only=route)
+                done += [_done(one) for one in became]
             except NotRunnableError as error:
                 if len(found) == 1:
                     raise

@@ -101,9 +101,7 @@ def show(name: str, as_json: bool) -> None:
     click.echo(f"{'instances':<10}{job['instances']}")
     click.echo(f"{'updated':<10}{local_time(job['updated'])}")
     for result in job["results"]:
-        click.echo(f"{'result':<10}{result['path']}")
-        for delivery in result["deliveries"]:
-            click.echo(f"{'':<10}{_words(delivery)}")
+        _write_result(result)
     if job["segments"]:
         click.echo()
         write_segments(job["segments"])
@@ -166,6 +164,15 @@ def _span(seconds: float) -> str:
     if whole < 7200:
         return f"{whole // 60} min"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _write_result(result: dict[str, Any]) -> None:
+    click.echo(f"{'result':<10}{result['path']}")
+    for delivery in result["deliveries"]:
+        click.echo(f"{'':<10}{_words(delivery)}")
+    for before in result["delivered_before"]:
+        words = f"before: to {before['destination']}, delivered at {local_time(before['at'])}"
+        click.echo(printable(f"{'':<10}{words}"))
 
 
 def _write_shadow(shadow: dict[str, Any]) -> None:

@@ -80,6 +80,7 @@ def _write(found: dict[str, Any]) -> None:
     lines = {
         "roles": "  ".join(roles),
         "workers": _workers_words(found["engine"]),
+        "idle": found["engine"]["idle"],
         "disk": f"{disk['free_gb']:.1f} GB free, {disk['reserve_gb']:g} GB kept in reserve",
         "backlog": f"{backlog['waiting']} of at most {backlog['waiting_max']} jobs wait",
         "held": f"{counts['instances']} instances, {counts['series']} series",
@@ -87,7 +88,8 @@ def _write(found: dict[str, Any]) -> None:
         "deliveries": _joined(counts["deliveries"]) or "none",
     }
     for name, line in lines.items():
-        click.echo(printable(f"{name:<12}{line}"))
+        if line:
+            click.echo(printable(f"{name:<12}{line}"))
     for wait in found["waits"][:REASONS_NAMED_MAX]:
         click.echo(printable(f"{wait['jobs']:>6} {wait['status']}: {wait['reason']}"))
     others = sum(wait["jobs"] for wait in found["waits"][REASONS_NAMED_MAX:])

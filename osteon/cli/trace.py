@@ -72,6 +72,9 @@ def lines_of(story: dict[str, Any]) -> Iterator[str]:
                 later = delivery["next_attempt"]
                 again = f", next attempt at {local_time(later)}" if later else ""
                 yield f"  now: {delivery['destination']} {delivery['state']}{again}{said}"
+            for before in result["delivered_before"]:
+                at = local_time(before["at"])
+                yield f"  before: {before['destination']} has an earlier run's, since {at}"
 
 
 def _lines_of_sender(story: dict[str, Any]) -> Iterator[str]:

@@ -28,7 +28,8 @@ class PipelineSettings(Section):
     slots: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = Field(
         "auto",
         description="Worker processes; auto is one a GPU that CUDA_VISIBLE_DEVICES leaves, else one"
-        " for every two cores. Each sees one GPU; where there are more of them, in turn.",
+        " for every two cores. Each sees one GPU; where there are more of them, in turn."
+        " GPUs beyond their number stay idle, and `osteon config check` names them.",
     )
     running_max: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = Field(
         "auto",

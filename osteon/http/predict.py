@@ -11,9 +11,11 @@ from pydantic import BaseModel, Field
 
 from osteon.errors import StaleTransition
 from osteon.http.node import OfNode, address_of
+from osteon.pipeline.choices import choices_of
 from osteon.pipeline.job import Stage, State, Status
 from osteon.pipeline.reroute import reroute, retry
 from osteon.pipeline.table import jobs, series, views
+from osteon.pipeline.table.connection import Row
 
 router = APIRouter(prefix="/api/v1/predict", tags=["Predict"])
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"description": "No such job or series."}}
@@ -61,6 +63,13 @@ class DeliveryView(BaseModel):
     updated: str
 
 
+class DeliveredView(BaseModel):
+    """A destination that has what an earlier run of the job made."""
+
+    destination: str
+    at: str = Field(description="When that was proven.")
+
+
 class ResultView(BaseModel):
     """A file that came of a job."""
 
@@ -71,7 +80,10 @@ class ResultView(BaseModel):
     sop_instance_uid: str | None
     created: str
     superseded: str | None = Field(description="When a newer result took its place.")
-    deliveries: list[DeliveryView]
+    deliveries: list[DeliveryView] = Field(description="Of the job's present run.")
+    delivered_before: list[DeliveredView] = Field(
+        description="By earlier runs, perhaps by another route to other destinations."
+    )
 
 
 class CodeView(BaseModel):
@@ -140,6 +152,25 @@ class PredictView(JobView):
     shadow: list[ShadowView]
 
 
+class RouteChoiceView(BaseModel):
+    """A present route, and whether it takes the series of a job."""
+
+    route: str
+    model: str
+    takes: bool
+    why: str = Field(description="The condition that decided.")
+
+
+class ChoicesView(BaseModel):
+    """What may be done with a job that is over."""
+
+    again: bool = Field(description="Whether it can run as it was.")
+    why_not: str = Field(description="Why it cannot; empty where it can.")
+    routes: list[RouteChoiceView] = Field(
+        description="All present routes; none where they have no say."
+    )
+
+
 class JobList(BaseModel):
     """One page of jobs."""
 
@@ -172,6 +203,21 @@ def predict(name: str, node: OfNode) -> PredictView:
     return PredictView.model_validate(views.predict(node.table, name))
 
 
+@router.get(
+    "/{name}/routes",
+    response_description="Nothing is changed.",
+    responses=_UNKNOWN | {409: {"description": "The series is still receiving."}},
+)
+def choices(name: str, node: OfNode) -> ChoicesView:
+    """Say whether a job can run again as it was, and which present routes take its series."""
+    found = choices_of(node.settings, node.table, _job_named(node, name))
+    return ChoicesView(
+        again=not found.why_not_again,
+        why_not=found.why_not_again,
+        routes=[RouteChoiceView(**vars(one)) for one in found.routes],
+    )
+
+
 @router.post(
     "/{name}",
     status_code=202,
@@ -187,17 +233,27 @@ def predict_again(
         bool,
         Query(alias="reroute", description="Ask the present routes, as `osteon jobs reroute`."),
     ] = False,
+    route: Annotated[
+        str | None,
+        Query(description="A present route that takes it: what other routes give stays."),
+    ] = None,
 ) -> PredictView:
     """Run the same input again; the result keeps its UIDs and no new generation is made.
 
     Of a series that no route took, the present routes are asked.
     """
+    job, who = _job_named(node, name), f"http {address_of(request)}"
+    if by_present_routes or route is not None:
+        of = series.get(node.table, job["series_id"])
+        done = reroute(node.settings, node.table, of, who, only=route)
+        name = of["series_instance_uid"] if route is None else str(done[0].id)
+        return PredictView.model_validate(views.predict(node.table, name))
+    retry(node.settings, node.table, job, who)
+    return PredictView.model_validate(views.predict(node.table, str(job["id"])))
+
+
+def _job_named(node: OfNode, name: str) -> Row:
     known = views.predict(node.table, name)
     if not known["id"].isdecimal():
         raise StaleTransition(f"series {name} is still receiving: it runs when it is complete")
-    job, who = jobs.get(node.table, int(known["id"])), f"http {address_of(request)}"
-    if by_present_routes:
-        reroute(node.settings, node.table, series.get(node.table, job["series_id"]), who)
-        return PredictView.model_validate(views.predict(node.table, known["series_instance_uid"]))
-    retry(node.settings, node.table, job, who)
-    return PredictView.model_validate(views.predict(node.table, known["id"]))
+    return jobs.get(node.table, int(known["id"]))

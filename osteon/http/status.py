@@ -38,6 +38,7 @@ class Engine(BaseModel):
     slots: int = Field(description="Stages that can run at once; 0 before its first start.")
     reason: str = Field(description="Why none can: a cluster without scheduler, for example.")
     since: str | None = Field(description="Since when that is so.")
+    idle: str = Field(description="Which GPUs no slot uses, and what to set; empty for none.")
 
 
 class Disk(BaseModel):
@@ -136,8 +137,9 @@ def engine_of(table: Table) -> Engine:
     """Return what the working role said last of where its stages run."""
     found = engine_state(table)
     if found is None:
-        return Engine(slots=0, reason="", since=None)
-    return Engine(slots=found.slots, reason=found.reason, since=iso(found.updated))
+        return Engine(slots=0, reason="", since=None, idle="")
+    since = iso(found.updated)
+    return Engine(slots=found.slots, reason=found.reason, since=since, idle=found.idle)
 
 
 def address_here(host: str) -> str:

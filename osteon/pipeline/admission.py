@@ -148,16 +148,10 @@ def _route(
     settings: Settings, row: Row, instances: Sequence[Row], siblings: Sequence[Row]
 ) -> list[NewJob]:
     input_sha256 = input_digest(instances)
-    late = settings.pipeline.generations is Generations.NEVER and row["generation"] > 1
+    late = late_words(settings, row)
     if late:
-        why = (
-            f"{row['instances']} instances are held, but the series was complete before the last"
-            " ones came, and pipeline.generations is 'never'"
-        )
-        return [_rejected(why, input_sha256)]
-    compared = any(route.series != "all" for route in settings.routes)
-    study = [candidate_of(sibling) for sibling in siblings] if compared else []
-    decisions = decide_in_study(settings.routes, candidate_of(row), study)
+        return [_rejected(late, input_sha256)]
+    decisions = decisions_on(settings, row, siblings)
     new_jobs = [
         _new_job(settings, row, decision, input_sha256)
         for decision in decisions
@@ -167,6 +161,23 @@ def _route(
         return new_jobs
     faults = "; ".join(f"{d.route.name}: {d.why}" for d in decisions)
     return [_rejected(f"no route takes it: {faults}", input_sha256)]
+
+
+def late_words(settings: Settings, row: Row) -> str:
+    """Say why no route is asked about slices that came late, or "" where they are."""
+    if settings.pipeline.generations is not Generations.NEVER or row["generation"] == 1:
+        return ""
+    return (
+        f"{row['instances']} instances are held, but the series was complete before the last"
+        " ones came, and pipeline.generations is 'never'"
+    )
+
+
+def decisions_on(settings: Settings, row: Row, siblings: Sequence[Row]) -> list[Decision]:
+    """Return what every route says of a series; parameters as of `jobs_of`."""
+    compared = any(route.series != "all" for route in settings.routes)
+    study = [candidate_of(sibling) for sibling in siblings] if compared else []
+    return decide_in_study(settings.routes, candidate_of(row), study)
 
 
 def _new_job(settings: Settings, row: Row, decision: Decision, input_sha256: str) -> NewJob:

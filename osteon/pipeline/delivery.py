@@ -151,7 +151,8 @@ class Delivery:
         )
 
     def _end(self, job: Row) -> None:
-        found = deliveries.of_job(self._table, job["id"])
+        every = deliveries.of_job(self._table, job["id"])
+        found = [d for d in every if not d["earlier"]]
         missed = [d for d in found if d["state"] != "delivered"]
         if missed:
             reasons = "; ".join(f"{d['destination']}: {d['reason']}" for d in missed)
@@ -161,7 +162,9 @@ class Delivery:
             is_shadow = job["shadow_of"] is not None
             kept = "it is a shadow" if is_shadow else "its route has no destination"
             why = f"delivered to {names}" if found else f"kept here: {kept}"
-            jobs.complete(self._table, job, why)
+            # What an earlier run has delivered stays there, and is no doing of this one.
+            before = ", ".join(d["destination"] for d in every if d["earlier"])
+            jobs.complete(self._table, job, f"{why}; before: to {before}" if before else why)
 
 
 def peer_of(destination: DestinationSettings, calling_ae_title: str) -> Destination:

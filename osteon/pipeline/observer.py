@@ -18,7 +18,7 @@ from osteon.pipeline.dispatcher import Dispatcher
 from osteon.pipeline.door import Door
 from osteon.pipeline.sender import Sender
 from osteon.pipeline.shadow import Shadow
-from osteon.pipeline.table import deliveries, jobs, lines, listening, series
+from osteon.pipeline.table import deliveries, jobs, lines, listening, purging, series
 from osteon.pipeline.table.connection import Table
 from osteon.pipeline.workers.engine import Engine
 from osteon.pipeline.worklock import receiver_listens
@@ -26,7 +26,7 @@ from osteon.pipeline.worklock import receiver_listens
 POLL_S = 0.03  # How often another process' commit is looked for.
 SAFETY_NET_S = 5.0  # A tick at least this often, whatever was missed.
 RECOVERY_WAIT_S = 1.0
-SWEEP_S = 60.0  # How often leftovers on the disk are looked for.
+SWEEP_S = 60.0  # How often leftovers on the disk and in the log are looked for.
 CLOCK_STEP_S = 1.0  # A clock that is set back by more than this is minded.
 Result = TypeVar("Result")
 log = structlog.get_logger(__name__)
@@ -91,6 +91,7 @@ class Observer:
         if abs(self._table.clock() - self._swept_at) >= SWEEP_S:
             self._swept_at = self._table.clock()
             self._attempt(self._dispatcher.sweep)
+            self._attempt(purging.bound_empty, self._table)
         return self._well
 
     def next_due(self) -> float:

@@ -39,6 +39,24 @@ def purgeable(table: Table, before: float) -> list[Freed]:
     return found
 
 
+def empty_associations(table: Table, before: float) -> int:
+    """Return how many associations are over since a time, and nothing held came by them.
+
+    Those that carried C-ECHO alone are among them, and those of which all was refused.
+
+    Parameters
+    ----------
+    before : float
+        Seconds since 1970.
+    """
+    return purging.count_empty(table, before)
+
+
+def purge_associations(table: Table, before: float) -> int:
+    """Remove these associations from the log, and return how many they were."""
+    return purging.forget_empty(table, before)
+
+
 def purge(table: Table, series_instance_uid: str, before: float) -> Freed | None:
     """Remove one series, or return None where something has happened to it meanwhile.
 

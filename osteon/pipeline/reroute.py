@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from osteon.config.settings import Generations, Settings
-from osteon.errors import NotRunnableError, StaleTransition
+from osteon.errors import NotFoundError, NotRunnableError, StaleTransition
 from osteon.pipeline.admission import NO_ROUTE, jobs_of, supersede_earlier
 from osteon.pipeline.job import State
 from osteon.pipeline.table import jobs, rerouting, series
@@ -63,22 +63,36 @@ def retry(settings: Settings, table: Table, job: Row, who: str) -> list[Rerouted
     of = series.get(table, job["series_id"])
     if not job["model"]:
         return reroute(settings, table, of, who)
-    if job["shadow_of"] is None:
-        _require_route(settings, job)
+    require_route(settings, job)
     jobs.rerun(table, job, who)
     uid = of["series_instance_uid"]
     return [Rerouted(job["id"], uid, Became.AGAIN, "waits to run again")]
 
 
-def _require_route(settings: Settings, job: Row) -> None:
+def require_route(settings: Settings, job: Row) -> None:
+    """Refuse to run a job as it was whose route, or the route's model, is another one by now.
+
+    Raises
+    ------
+    NotRunnableError
+        It is; a shadow goes by the job that it runs beside.
+    """
+    fault = route_fault(settings, job)
+    if fault:
+        raise NotRunnableError(
+            f"{fault}: ask the present routes by `osteon jobs reroute {job['id']}`"
+        )
+
+
+def route_fault(settings: Settings, job: Row) -> str:
+    """Say why a job cannot run by the route that it had, or "" where it can."""
+    if job["shadow_of"] is not None:
+        return ""
     route = next((r for r in settings.routes if r.name == job["route"]), None)
     if route is not None and route.model == job["model"]:
-        return
-    fault = "is not configured any more" if route is None else f"has the model {route.model} now"
-    raise NotRunnableError(
-        f"job {job['id']} is of the model {job['model']} by route {job['route']!r}, which {fault}:"
-        f" ask the present routes by `osteon jobs reroute {job['id']}`"
-    )
+        return ""
+    now = "is not configured any more" if route is None else f"has the model {route.model} now"
+    return f"job {job['id']} is of the model {job['model']} by route {job['route']!r}, which {now}"
 
 
 def never_taken(settings: Settings, table: Table, since: float) -> list[Row]:
@@ -93,18 +107,24 @@ def never_taken(settings: Settings, table: Table, since: float) -> list[Row]:
     return [row for row in found if any(job.rejected is None for job in _ask(settings, table, row))]
 
 
-def reroute(settings: Settings, table: Table, of: Row, who: str) -> list[Rerouted]:
+def reroute(
+    settings: Settings, table: Table, of: Row, who: str, *, only: str | None = None
+) -> list[Rerouted]:
     """Let the present routes decide what becomes of a series.
 
     Parameters
     ----------
     of : Row
         Of the series; its newest generation is decided.
+    only : str, optional
+        A route that a person has chosen: what others give is left as it is.
 
     Raises
     ------
+    NotFoundError
+        There is no route of this name.
     NotRunnableError
-        No route takes it; nothing is changed.
+        No route takes it, or the chosen one does not; nothing is changed.
     StaleTransition
         It is still receiving, or its job has moved meanwhile.
     """
@@ -115,6 +135,9 @@ def reroute(settings: Settings, table: Table, of: Row, who: str) -> list[Reroute
             raise StaleTransition(f"series {uid} is still receiving: routes are asked at its end")
         asked = _ask(settings, table, row)
         wanted = [job for job in asked if job.rejected is None]
+        if only is not None:
+            _require_taken(settings, uid, only, wanted)
+            wanted.sort(key=lambda job: job.route != only)  # It is the first to find its job.
         if not wanted:
             raise NotRunnableError(f"series {uid}: {'; '.join(j.rejected or '' for j in asked)}")
         passed_over = {job.route for job in asked if job.rejected is not None}
@@ -124,6 +147,9 @@ def reroute(settings: Settings, table: Table, of: Row, who: str) -> list[Reroute
             if job["state"] != State.REJECTED or job["route"] not in passed_over
         ]
         pairs, rest = match_jobs(wanted, standing)
+        if only is not None:  # And whatever job has the name of its route now.
+            pairs = [p for p in pairs if only in (p[0].route, p[1] and p[1]["route"])]
+            wanted = [new for new, _ in pairs]
         moved = [job for new, job in pairs if job is not None and job["route"] != new.route]
         for job in [*rest, *moved]:
             rerouting.vacate(table, job)  # Two routes may have changed their names.
@@ -135,9 +161,20 @@ def reroute(settings: Settings, table: Table, of: Row, who: str) -> list[Reroute
 
 
 def _ask(settings: Settings, table: Table, row: Row) -> list[NewJob]:
+    return jobs_of(settings, row, series.input_of(table, row), siblings_of(table, row))
+
+
+def siblings_of(table: Table, row: Row) -> list[Row]:
+    """Return the newest generation of every series of a study, the given one first."""
     study = series.of_study(table, row["study_instance_uid"])
-    siblings = [row, *(s for s in study if s["series_instance_uid"] != row["series_instance_uid"])]
-    return jobs_of(settings, row, series.input_of(table, row), siblings)
+    return [row, *(s for s in study if s["series_instance_uid"] != row["series_instance_uid"])]
+
+
+def _require_taken(settings: Settings, uid: str, only: str, wanted: Sequence[NewJob]) -> None:
+    if only not in {route.name for route in settings.routes}:
+        raise NotFoundError(f"no route {only!r}: see `osteon routes list`")
+    if only not in {job.route for job in wanted}:
+        raise NotRunnableError(f"route {only} does not take series {uid}: see `osteon routes test`")
 
 
 def match_jobs(

@@ -322,7 +322,9 @@ def test_a_job_from_end_to_end(served: Served) -> None:
     jobs.complete(served.table, jobs.get(served.table, job_id), "delivered to pacs")
     again = served.client.post(f"{PREDICT}/{SERIES}")
     assert (again.status_code, again.json()["status"]) == (202, "waiting")
-    assert again.json()["reason"] == "run again by http 127.0.0.1"
+    assert again.json()["reason"] == (
+        "waits for the throttler; before: run again by http 127.0.0.1"
+    )
 
 
 def test_a_result_of_an_older_version_tells_what_it_knows(served: Served) -> None:
@@ -379,6 +381,54 @@ def test_a_series_that_no_route_took_runs_by_the_present_ones(served: Served) ->
     # Asked once more, the routes find the job that they gave.
     same = served.client.post(f"{PREDICT}/1?reroute=true").json()
     assert (same["id"], same["status"]) == ("1", "waiting")
+
+
+def test_what_may_be_done_with_a_series_that_no_route_took(served: Served) -> None:
+    receiving = served.client.post(FILES, content=dicom_file())
+    assert receiving.status_code == 202
+    assert "receiving" in str(problem_of(served.client.get(f"{PREDICT}/{SERIES}/routes"), 409))
+    add_routeless(served.table)
+    none = served.client.get(f"{PREDICT}/1/routes").json()
+    assert none == {
+        "again": False,
+        "why_not": "no route took it",
+        "routes": [
+            {
+                "route": "bone",
+                "model": "builtin:bone",
+                "takes": False,
+                "why": "instances is 1, below 2",
+            }
+        ],
+    }
+    refused = problem_of(served.client.post(f"{PREDICT}/1?route=bone"), 409)
+    assert str(refused["detail"]).startswith("route bone does not take series")
+    problem_of(served.client.post(f"{PREDICT}/1?route=other"), 404)
+    assert served.client.get(f"{PREDICT}/1").json()["status"] == "rejected"
+
+
+def test_a_series_that_no_route_took_runs_by_the_one_that_is_chosen(served: Served) -> None:
+    served.client.post(FILES, content=zip_of({str(n): dicom_file(n) for n in (1, 2)}))
+    add_routeless(served.table)
+    (choice,) = served.client.get(f"{PREDICT}/1/routes").json()["routes"]
+    assert (choice["route"], choice["takes"]) == ("bone", True)
+    chosen = served.client.post(f"{PREDICT}/1", params={"route": choice["route"]})
+    assert (chosen.status_code, chosen.json()["status"]) == (202, "waiting")
+    assert (chosen.json()["id"], chosen.json()["route"]) == ("1", "bone")
+    waiting = served.client.get(f"{PREDICT}/1/routes").json()
+    assert (waiting["again"], waiting["routes"]) == (False, [])
+    assert "it is not over" in waiting["why_not"]
+
+
+def test_a_failed_job_runs_again_as_it_was(served: Served) -> None:
+    served.client.post(FILES, content=zip_of({str(n): dicom_file(n) for n in (1, 2)}))
+    (row,) = served.table.rows("SELECT * FROM series")
+    new = NewJob("bone", "builtin:bone", 2, "[]", "ab" * 32)
+    (job_id,) = series.complete(served.table, row, "complete", [new])
+    jobs.fail(served.table, jobs.get(served.table, job_id), "broken")
+    found = served.client.get(f"{PREDICT}/{job_id}/routes").json()
+    assert (found["again"], found["why_not"]) == (True, "")
+    assert served.client.post(f"{PREDICT}/{job_id}").json()["status"] == "waiting"
 
 
 def add_routeless(table: Table) -> None:
@@ -485,9 +535,11 @@ def test_a_cluster_that_cannot_be_reached_is_told(served: Served, tmp_path: Path
     line = ["status", "--config", str(config)]
     assert f": {reason}\n" in CliRunner().invoke(cli, line).stdout
     workers.note_engine(served.table, 1, "")
+    workers.note_idle_gpus(served.table, "GPU 1 stays idle: set pipeline.slots")
     assert "workers     1 stage can run at once" in CliRunner().invoke(cli, line).stdout
     json_line = CliRunner().invoke(cli, [*line, "--json"]).stdout
     assert json.loads(json_line)["engine"]["slots"] == 1
+    assert json.loads(json_line)["engine"]["idle"] == "GPU 1 stays idle: set pipeline.slots"
 
 
 def test_metrics(served: Served) -> None:

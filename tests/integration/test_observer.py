@@ -26,8 +26,9 @@ from osteon.pipeline.job import Stage
 from osteon.pipeline.observer import SWEEP_S
 from osteon.pipeline.table import deliveries as delivery_table
 from osteon.pipeline.table import jobs as job_table
-from osteon.pipeline.table import listening, stored, views
+from osteon.pipeline.table import listening, purging, stored, views
 from osteon.pipeline.table import series as series_table
+from osteon.pipeline.table.associations import Brought
 from osteon.pipeline.workers.request import StageReport, StageRequest
 from osteon.pipeline.workers.worker import failure_of
 from osteon.results.pacs import StandInPacs
@@ -126,6 +127,21 @@ def test_a_series_goes_the_whole_way(make, pacs):
     disk_path, facts = stored.file(node.table, seg["path"])
     assert disk_path.stat().st_size == facts["size"]
     assert not (node.data_dir / "work" / "1").exists()
+
+
+def test_every_minute_the_log_of_what_brought_nothing_is_bounded(make, monkeypatch):
+    node = make()
+    for _ in range(3):
+        origin = node.intake.open_association("PACS", "OSTEON", "10.0.0.5")
+        node.intake.close_association(origin, "released", brought=Brought())
+        node.clock.advance(1.0)
+    monkeypatch.setattr(purging, "EMPTY_ASSOCIATIONS_MAX", 2)
+    node.clock.advance(60.0)
+    assert node.observer.tick()
+    assert [row["id"] for row in node.table.rows("SELECT id FROM association ORDER BY id")] == [
+        2,
+        3,
+    ]
 
 
 def test_nothing_runs_before_the_quiet_time_is_over(make):

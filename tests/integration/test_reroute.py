@@ -12,8 +12,9 @@ from click.testing import CliRunner
 from osteon.cli.main import cli
 from osteon.config.load import load_settings
 from osteon.errors import NotRunnableError
+from osteon.pipeline.choices import choices_of
 from osteon.pipeline.reroute import retry
-from osteon.pipeline.table import jobs, views
+from osteon.pipeline.table import holdings, jobs, views
 from tests.pipeline_parts import SERIES, STUDY, HandClock, Node, ThreadEngine
 
 HEAD = """\
@@ -120,6 +121,56 @@ def test_what_several_routes_give_is_one_job_each(site: Site) -> None:
     assert site.became("reroute", SERIES) == [("1", "kept"), ("2", "kept")]
 
 
+def test_a_route_that_is_chosen_leaves_what_the_others_give(site: Site) -> None:
+    site.receive(SERIES)
+    site.configure(BONE + '[[route]]\nname = "second"\nmodel = "other"\n')
+    assert site.became("reroute", SERIES, "--route", "second") == [("1", "rerouted")]
+    site.node.tick_until_state("done")
+    assert [j["route"] for j in site.node.jobs()] == ["second"]
+    assert site.became("reroute", SERIES, "--route", "bone") == [("2", "new")]
+    site.node.tick_until_state("done", 2)
+    assert [(j["route"], j["state"]) for j in site.node.jobs()] == [
+        ("second", "done"),
+        ("bone", "done"),
+    ]
+    assert site.osteon("jobs", "reroute", SERIES, "--route", "third")[0] == 5
+    assert site.osteon("jobs", "reroute", "--gained", "--route", "bone")[0] == 2
+
+
+def test_a_chosen_route_whose_name_another_job_has_takes_it(site: Site) -> None:
+    site.configure(BONE + '[[route]]\nname = "second"\nmodel = "other"\n')
+    site.receive(SERIES, state="")
+    site.node.tick_until_state("done", 2)
+    site.configure('[[route]]\nname = "second"\n' + BONE + 'model = "other"\n')
+    assert site.became("reroute", SERIES, "--route", "second") == [("1", "kept"), ("2", "kept")]
+    assert [(j["route"], j["model"]) for j in site.node.jobs()] == [
+        ("second", "builtin:bone"),
+        ("bone", "other"),
+    ]
+
+
+def test_what_may_be_done_with_each_job(site: Site) -> None:
+    def choices(job_id: int = 1) -> tuple[str, list[tuple[str, bool, str]]]:
+        found = choices_of(site.node.settings, site.node.table, jobs.get(site.node.table, job_id))
+        return found.why_not_again, [(one.route, one.takes, one.why) for one in found.routes]
+
+    site.receive(SERIES)
+    assert choices() == ("no route took it", [("bone", False, "instances is 3, below 9")])
+    site.configure(BONE)
+    assert choices() == ("no route took it", [("bone", True, "no condition")])
+    assert site.became("reroute", "1") == [("1", "rerouted")]
+    assert choices()[0].startswith("job 1 is waiting at admission: it is not over")
+    site.node.tick_until_state("done")
+    assert choices()[0] == ""
+    site.configure('[[route]]\nname = "new"\nmodel = "other"\n')
+    why, routes = choices()
+    assert why.startswith("job 1 is of the model builtin:bone by route 'bone', which is not")
+    assert routes == [("new", True, "no condition")]
+    site.became("reroute", "1")
+    site.node.tick_until_state("done", 2)
+    assert choices() == ("job 1 was replaced by job 2: run that one again", [])
+
+
 def test_gained_takes_what_diff_counted_and_nothing_else(site: Site) -> None:
     site.receive("1.2.1", "1.2.2")
     new = site.config.with_name("new.toml")
@@ -211,6 +262,60 @@ def test_a_destination_that_is_gone_is_not_waited_for(site: Site) -> None:
     assert site.became("reroute", SERIES) == [("1", "rerouted")]
     site.node.tick_until_state("done")
     assert site.predict()["results"][0]["deliveries"] == []
+
+
+def test_what_earlier_runs_delivered_is_told_apart(site: Site) -> None:
+    """A route that has no destination any more has delivered nothing, whatever was before."""
+    site.configure(BONE + 'destinations = ["pacs"]\n')
+    site.receive(SERIES, state="")
+    deliver(site)
+    assert site.node.job()["reason"] == "delivered to pacs"
+    site.configure(BONE)
+    assert site.became("reroute", SERIES) == [("1", "rerouted")]
+    # Its result stands until there is a new one; this run has sent nothing of it.
+    assert seg_of(site)["deliveries"] == []
+    assert [before["destination"] for before in seg_of(site)["delivered_before"]] == ["pacs"]
+    site.node.tick_until_state("done")
+    assert site.node.job()["reason"] == ("kept here: its route has no destination; before: to pacs")
+    assert seg_of(site)["deliveries"] == []
+    assert [before["destination"] for before in seg_of(site)["delivered_before"]] == ["pacs"]
+    for command in (["jobs", "list"], ["watch", "--once"], ["trace", SERIES]):
+        assert (
+            "kept here: its route has no destination; before: to pacs" in site.osteon(*command)[1]
+        )
+    assert "before: to pacs, delivered at" in site.osteon("jobs", "show", "1")[1]
+    assert "  before: pacs has an earlier run's, since" in site.osteon("trace", "1")[1]
+    assert list(holdings.delivered(site.node.table)) == []
+
+
+def test_a_run_that_is_repeated_has_delivered_nothing_until_it_has(site: Site) -> None:
+    site.configure(BONE + 'destinations = ["pacs"]\n')
+    site.receive(SERIES, state="")
+    deliver(site)
+    assert site.became("retry", "1") == [("1", "again")]
+    assert seg_of(site)["deliveries"] == []
+    deliver(site)
+    assert [d["state"] for d in seg_of(site)["deliveries"]] == ["delivered"]
+    assert seg_of(site)["delivered_before"] == []
+    assert site.node.job()["reason"] == "delivered to pacs"
+    assert len(list(holdings.delivered(site.node.table))) == 1
+
+
+def seg_of(site: Site) -> dict[str, Any]:
+    return next(r for r in site.predict()["results"] if r["kind"] == "seg")
+
+
+def deliver(site: Site) -> None:
+    """Take a result to its destination as the delivery loop does, without a peer."""
+    table = site.node.table
+
+    def tried() -> Any:
+        return table.row("SELECT 1 FROM delivery WHERE state = 'waiting' AND reason <> ''")
+
+    site.node.tick_until(tried)
+    with table.write():
+        table.change("UPDATE delivery SET state = 'delivered', updated = ?", (table.clock(),))
+    site.node.tick_until_state("done")
 
 
 def test_a_series_that_is_still_receiving_is_decided_at_its_end(site: Site) -> None:

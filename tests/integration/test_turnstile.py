@@ -7,6 +7,7 @@ and the sender before it waits for that answer, as happens on a busy machine.
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from osteon.results import peer
 from osteon.results.pacs import StandInPacs
 from osteon.results.peer import Destination, associate
 from osteon.results.turnstile import Turnstile
+from tests.tools import wait_until
 
 LATE_S = 0.05
 SENT_S = 0.1
@@ -50,6 +52,25 @@ def test_without_it_an_answer_is_lost(tmp_path: Path, monkeypatch: pytest.Monkey
     """Where this fails, pynetdicom has been mended and the turnstile can go."""
     answered = statuses(tmp_path, monkeypatch, lambda _: LateEvent())
     assert None in answered
+
+
+def test_a_reactor_that_is_paused_says_so_whoever_denies_it() -> None:
+    """The thread in which pynetdicom serves a report does, when it is done."""
+    assoc = SimpleNamespace(_is_paused=False)
+    turnstile = Turnstile(assoc)
+    turnstile.clear()
+    reactor = threading.Thread(target=turnstile.wait)
+    assoc._is_paused = True  # As pynetdicom says before it waits.
+    reactor.start()
+    try:
+        for _ in range(3):
+            assoc._is_paused = False
+            wait_until(lambda: assoc._is_paused, 5, every_s=0.001)
+    finally:
+        turnstile.set()
+        reactor.join(5)
+    assert not reactor.is_alive()
+    assert not assoc._is_paused
 
 
 def statuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any) -> list[int | None]:

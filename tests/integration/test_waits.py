@@ -12,8 +12,10 @@ from click.testing import CliRunner
 from osteon.cli.jobs import wait_of
 from osteon.cli.main import cli
 from osteon.config.load import load_settings
-from osteon.errors import StageError
-from osteon.pipeline.table import views, workers
+from osteon.errors import OsteonError, OutOfResourcesError, StageError, WorkerLostError
+from osteon.pipeline import delivery, door, outcomes, role
+from osteon.pipeline.proof import Prover
+from osteon.pipeline.table import jobs, proofs, views, workers
 from osteon.pipeline.workers.request import StageReport, StageRequest
 from tests.pipeline_parts import SERIES, Node, ThreadEngine, write_stage
 from tests.tools import free_port
@@ -43,11 +45,12 @@ class Stages:
     def __init__(self) -> None:
         self.go_on = threading.Event()
         self.failures = 0
+        self.error: OsteonError = StageError("out of GPU memory")
 
     def __call__(self, request: StageRequest) -> StageReport:
         if self.failures:
             self.failures -= 1
-            raise StageError("out of GPU memory")
+            raise self.error
         self.go_on.wait(30)
         return write_stage(request)
 
@@ -135,6 +138,132 @@ def test_an_engine_without_a_scheduler(node: Node) -> None:
     assert said["waiting_for"] == (
         "waits for a worker; there is none: the scheduler tls://gpu:8786 does not answer"
     )
+
+
+def test_an_engine_without_a_scheduler_is_told_before_the_throttler_too(node: Node) -> None:
+    node.engine.slots = 0
+    node.receive([1, 2, 3])
+    node.tick_until(lambda: node.jobs() and node.job()["stage"] == "prediction")
+    node.receive([1, 2, 3], series="1.2.3.2")
+    node.observer.tick()
+    node.engine.reason = "the scheduler tls://gpu:8786 does not answer"
+    node.observer.tick()
+    said = told(node, "2")
+    assert said["waiting_for"] == (
+        "waits for room: 1 job may run at once; no stage can run:"
+        " the scheduler tls://gpu:8786 does not answer"
+    )
+    assert said["since"] == at(node)
+
+
+def test_a_retried_job_says_that_it_failed_while_it_waits_for_a_worker(
+    node: Node, stages: Stages
+) -> None:
+    stages.failures = 1
+    node.receive([1, 2, 3])
+    node.tick_until_state("backoff")
+    node.engine.slots = 0
+    node.clock.advance(300.0)
+    node.tick_until_state("waiting")
+    node.clock.advance(4.0)
+    said = told(node, "1")
+    assert said["waiting_for"] == "waits for a worker again; 1 attempt of this stage failed"
+    assert said["since"] == at(node, -4.0)
+
+
+def test_disk_space_at_the_throttler(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "free_bytes", lambda _: 0)
+    node.receive([1, 2, 3])
+    node.tick_until(node.jobs)
+    node.clock.advance(9.0)
+    said = told(node, "1")
+    assert said["waiting_for"].startswith("waits for disk space: it needs 0.")
+    assert said["since"] == at(node, -9.0)
+
+
+def test_a_disk_that_is_full_in_a_stage(
+    node: Node, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcomes, "free_bytes", lambda _: -1)
+    stages.error = OutOfResourcesError("no space left on the device")
+    stages.failures = 1
+    node.receive([1, 2, 3])
+    job = node.tick_until_state("backoff")
+    said = told(node, "1")
+    assert said["waiting_for"] == "waits for disk space: no space left on the device"
+    assert (said["since"], said["until"]) == (at(node), views.iso(job["not_before"]))
+
+
+def test_a_gpu_that_is_full(node: Node, stages: Stages) -> None:
+    stages.error = WorkerLostError("bones: out of GPU memory with one patch at a time")
+    stages.failures = 1
+    node.receive([1, 2, 3])
+    node.tick_until_state("backoff")
+    said = told(node, "1")
+    assert said["waiting_for"] == (
+        "tries again: attempt 1 of 3 failed: bones: out of GPU memory with one patch at a time"
+    )
+    assert said["since"] == at(node)
+
+
+def test_a_job_that_runs_again_waits_for_the_throttler(node: Node, stages: Stages) -> None:
+    node.receive([1, 2, 3])
+    node.tick_until(node.jobs)
+    jobs.cancel(node.table, jobs.get(node.table, 1), "ada")
+    jobs.rerun(node.table, jobs.get(node.table, 1), "ada")
+    said = views.predict(node.table, "1")
+    assert said["waiting_for"] == "waits for the throttler; before: run again by ada"
+    assert said["since"] == at(node)
+
+
+def test_storage_commitment(node: Node, stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+
+    def prove(self: Prover, destination: Any, peer: Any, path: Path) -> str:
+        uid = node.table.rows("SELECT sop_instance_uid AS uid FROM result")[0]["uid"]
+        proofs.ask(self._table, "1.2.3", destination.name, uid)
+        answered.wait(30)
+        return "stored"
+
+    monkeypatch.setattr(delivery, "store", lambda *_: None)
+    monkeypatch.setattr(Prover, "prove", prove)
+    stages.go_on.set()
+    node.receive([1, 2, 3])
+    node.tick_until(lambda: node.table.rows("SELECT 1 FROM proof"))
+    node.clock.advance(6.0)
+    said = told(node, "1")
+    assert said["waiting_for"] == "was sent to pacs and waits for its storage commitment, or C-FIND"
+    assert said["since"] == at(node, -6.0)
+    answered.set()
+    node.tick_until_state("done")
+
+
+def test_a_role_that_was_stopped(node: Node, stages: Stages) -> None:
+    node.receive([1, 2, 3], settle_s=1.0)
+    workers.note_engine(node.table, 0, workers.STOPPED)
+    said = views.predict(node.table, SERIES)
+    assert said["waiting_for"] == (
+        "waits for 5 s without a new instance; the role `work` was stopped"
+    )
+    node.clock.advance(5.0)
+    node.engine.slots = 0
+    node.tick_until(node.jobs)
+    workers.note_engine(node.table, 0, workers.STOPPED)
+    assert views.predict(node.table, "1")["waiting_for"].endswith("the role `work` was stopped")
+    stages.go_on.set()
+    node.engine.slots = 1
+    node.tick_until(lambda: node.job()["stage"] == "deliver")
+    workers.note_engine(node.table, 0, workers.STOPPED)
+    assert views.predict(node.table, "1")["waiting_for"].endswith("; the role `work` was stopped")
+
+
+def test_the_role_says_when_it_stops(node: Node) -> None:
+    stop = threading.Event()
+    stop.set()
+    role.run_work(node.settings, stop)
+    state = workers.engine_state(node.table)
+    assert state is not None
+    assert (state.slots, state.reason, state.idle) == (0, workers.STOPPED, "")
 
 
 def test_the_next_attempt(node: Node, stages: Stages) -> None:

@@ -7,7 +7,7 @@ Patches of scaled grey values enter, logits leave. The loaders of the model kind
 import itertools
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 
@@ -57,6 +57,34 @@ class Network(Protocol):
 
     def to(self, device: torch.device) -> "Network":
         """Return the same network on another device."""
+
+
+@runtime_checkable
+class OutsideTorch(Protocol):
+    """A network that takes its memory by other ways than torch, which so does not know of it."""
+
+    def at_once(self, shape: tuple[int, ...], most: int) -> int:
+        """Return how many patches its device has memory for at once, by trying one and two.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Of one patch, (channels, *patch).
+        most : int
+            More are not asked for.
+
+        Returns
+        -------
+        int
+            1 to `most`.
+
+        Raises
+        ------
+        ModelError
+            The network does not take patches of this shape.
+        torch.OutOfMemoryError
+            Not even one fits.
+        """
 
 
 class TorchNetwork:
@@ -147,9 +175,24 @@ class Average:
         assert total is not None
         return total.div_(len(self._networks) * len(self._flips))
 
+    def at_once(self, shape: tuple[int, ...], most: int) -> int:
+        """Return how many patches fit, as `OutsideTorch` says; they run one network after another.
+
+        Where torch runs the networks, `most`: it tells itself what they take.
+        """
+        return min(patches_at_once(network, shape, most) for network in self._networks)
+
     def to(self, device: torch.device) -> Self:
         """Return the same mean on another device."""
         return type(self)([network.to(device) for network in self._networks], self._mirror)
+
+
+def patches_at_once(network: Network, shape: tuple[int, ...], most: int) -> int:
+    """Return how many patches a network may be given at once at the most, as `OutsideTorch` says.
+
+    Of a network that torch runs this is `most`: what it takes is seen when its first window runs.
+    """
+    return network.at_once(shape, most) if isinstance(network, OutsideTorch) else most
 
 
 def averaged(networks: Sequence[Network], mirror: Sequence[int]) -> Network:

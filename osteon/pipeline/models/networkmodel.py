@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from osteon.errors import ModelError, WorkerLostError
 from osteon.pipeline.models.inputgrid import InputGrid
 from osteon.pipeline.models.modelspec import ModelSpec, SegmentSpec
-from osteon.pipeline.models.network import Network
+from osteon.pipeline.models.network import Network, patches_at_once
 from osteon.pipeline.models.outputgrid import OutputGrid
 from osteon.pipeline.models.sliding import Batches, slide
 from osteon.pipeline.progress import tell
@@ -139,7 +139,8 @@ class NetworkModel:
         labels_zyx = np.empty(hu_zyx.shape, np.uint8)
         output = OutputGrid(grid.turn.view(labels_zyx), grid.shape[0])
         # Of single slices, `osteon.pipeline.prediction.predict` says how far it is.
-        batches = Batches(network, run.batch_max, None if spec.alone else tell)
+        most = patches_at_once(network, (spec.channels, *spec.patch), run.batch_max)
+        batches = Batches(network, most, None if spec.alone else tell)
         slabs = slide(
             grid.planes,
             grid.shape,

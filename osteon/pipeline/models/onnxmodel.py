@@ -5,6 +5,7 @@ needs the extra ``osteon[onnx]``. The file is loaded from memory, so that it rea
 and it can name ONNX Runtime's own operators only.
 """
 
+import logging
 import re
 from pathlib import Path
 from typing import Any, Self
@@ -16,8 +17,10 @@ import torch
 from osteon.errors import ModelError, StageError
 from osteon.pipeline.models.modelspec import ModelSpec
 from osteon.pipeline.models.network import Network, averaged, checked, default_device, last_line
+from osteon.pipeline.models.sliding import MEMORY_SHARE
 from osteon.pipeline.models.weights import only_file, read_weights
 
+log = logging.getLogger(__name__)
 ONNX_ERRORS = (
     onnxruntime.capi.onnxruntime_pybind11_state.EPFail,
     onnxruntime.capi.onnxruntime_pybind11_state.Fail,
@@ -81,7 +84,9 @@ class OnnxNetwork:
         self._content, self._path, self._spec = content, path, spec
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # What goes wrong is raised; its log would say it twice.
-        cuda = [("CUDAExecutionProvider", {"device_id": device.index or 0})]
+        # It takes what it needs and no more, so that what it needs can be seen.
+        how = {"device_id": device.index or 0, "arena_extend_strategy": "kSameAsRequested"}
+        cuda = [("CUDAExecutionProvider", how)]
         providers: list[Any] = [*(cuda if device.type == "cuda" else []), "CPUExecutionProvider"]
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=providers)
@@ -89,6 +94,8 @@ class OnnxNetwork:
             _raise_if_full(error, device)
             raise ModelError(f"{path}: no ONNX model: {last_line(error)}") from error
         self._works = False
+        self._patch_bytes: dict[tuple[int, ...], int] = {}  # by shape: what one more takes
+        self._largest = 0  # patches that it has run at once
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in FLOATS:
             kinds = ", ".join(f"{one.name} {one.type}" for one in inputs)
@@ -131,9 +138,45 @@ class OnnxNetwork:
                 f"{self._spec.name}: the network does not take patches of shape "
                 f"{tuple(patches.shape)}: {last_line(error)}"
             ) from error
-        self._works = True
+        self._works, self._largest = True, max(self._largest, len(patches))
         logits = torch.from_numpy(np.asarray(first)).to(self.device)
         return checked(logits, patches, self._spec.name)
+
+    def at_once(self, shape: tuple[int, ...], most: int) -> int:
+        """Return how many patches fit, as `osteon.pipeline.models.network.OutsideTorch` says.
+
+        What ONNX Runtime has taken once it keeps and uses again; a batch larger than any before
+        takes all its memory anew.
+        """
+        if self._input.shape[0] == 1:
+            return 1
+        if self.device.type == "cpu":
+            return most  # `osteon.pipeline.models.sliding` gives a CPU one at a time.
+        if shape not in self._patch_bytes:
+            self._patch_bytes[shape] = self._try_out(shape)
+        room = int(MEMORY_SHARE * _free_bytes(self.device)) // self._patch_bytes[shape]
+        return min(most, max(1, self._largest, room))
+
+    def _try_out(self, shape: tuple[int, ...]) -> int:
+        """Return the bytes of the GPU that a patch takes at the most, at least 1.
+
+        The first brings with it what the libraries take once and for all. What two take beyond it
+        is one patch's memory where they find room in what the first had, and two patches' where
+        they do not: it counts for one, so that a batch is rather too small than too large.
+        """
+        free = _free_bytes(self.device)
+        self(torch.zeros(1, *shape))
+        after_one = _free_bytes(self.device)
+        try:
+            self(torch.zeros(2, *shape))
+        except torch.OutOfMemoryError:
+            return max(1, after_one)  # One fits, and no second.
+        more = after_one - _free_bytes(self.device)
+        # Nothing, where the first had room for both: then all of that counts.
+        cost = more if more > 0 else free - after_one
+        if cost <= 0:
+            log.warning("%s: what a patch takes of the GPU was not to be seen", self._spec.name)
+        return max(1, cost)
 
     def to(self, device: torch.device) -> Self:
         """Return the same network on another device."""
@@ -145,6 +188,10 @@ def _raise_if_full(error: Exception, device: torch.device) -> None:
     if _IS_FULL.search(str(error)):
         full = MemoryError if device.type == "cpu" else torch.OutOfMemoryError
         raise full(last_line(error)) from error
+
+
+def _free_bytes(device: torch.device) -> int:
+    return int(torch.cuda.mem_get_info(device)[0])
 
 
 def _provided(device: torch.device) -> torch.device:

@@ -101,6 +101,11 @@ def _0011_synced(db: Database) -> None:
     _run(db, "0011_synced.sql")
 
 
+@migrations()
+def _0012_runs(db: Database) -> None:
+    _run(db, "0012_runs.sql")
+
+
 def _run(db: Database, file: str) -> None:
     statement = ""
     for line in resources.files(__package__).joinpath(file).read_text().splitlines():

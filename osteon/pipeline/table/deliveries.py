@@ -72,10 +72,19 @@ def bring_forward(table: Table, wait_s_max: float) -> int:
 
 
 def of_job(table: Table, job_id: int) -> list[Row]:
-    """Return the deliveries of a job's results."""
+    """Return the deliveries of a job's results; those of earlier runs are marked as such."""
     return table.rows(
         "SELECT delivery.* FROM delivery JOIN result ON result.id = delivery.result_id"
         " WHERE result.job_id = ? ORDER BY delivery.id",
+        (job_id,),
+    )
+
+
+def outdate(table: Table, job_id: int) -> None:
+    """Mark what was delivered of a job as of an earlier run: it is about to run again."""
+    table.change(
+        "UPDATE delivery SET earlier = 1 WHERE result_id IN"
+        " (SELECT id FROM result WHERE job_id = ?)",
         (job_id,),
     )
 

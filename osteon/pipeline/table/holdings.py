@@ -45,7 +45,10 @@ def results(table: Table) -> Iterator[Row]:
 
 
 def delivered(table: Table) -> Iterator[Row]:
-    """Yield every proven delivery with the UIDs by which its destination can be asked."""
+    """Yield every proven delivery with the UIDs by which its destination can be asked.
+
+    Of a run before the present one the UIDs are not on record any more.
+    """
     last = 0
     while True:
         page = table.rows(
@@ -53,7 +56,8 @@ def delivered(table: Table) -> Iterator[Row]:
             " result.series_instance_uid, series.study_instance_uid FROM delivery"
             " JOIN result ON result.id = delivery.result_id JOIN job ON job.id = result.job_id"
             " JOIN series ON series.id = job.series_id"
-            " WHERE delivery.state = 'delivered' AND delivery.id > ? ORDER BY delivery.id LIMIT ?",
+            " WHERE delivery.state = 'delivered' AND NOT earlier AND delivery.id > ?"
+            " ORDER BY delivery.id LIMIT ?",
             (last, _PAGE),
         )
         if not page:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from osteon.config.settings import Priority
 from osteon.errors import NotFoundError, NotRunnableError, StaleTransition
 from osteon.pipeline.job import STAGES_OF, Event, Stage, State, next_state
-from osteon.pipeline.table import lines, shadow
+from osteon.pipeline.table import deliveries, lines, shadow
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.moves import move, record_move
 
@@ -164,7 +164,8 @@ def finish_encode(
                     "INSERT INTO delivery (result_id, destination, state, not_before, created,"
                     " updated) VALUES (?, ?, 'waiting', ?, ?, ?) ON CONFLICT DO UPDATE SET"
                     " state = 'waiting', attempts = 0, not_before = excluded.not_before,"
-                    " reason = '', created = excluded.created, updated = excluded.updated",
+                    " reason = '', earlier = 0, created = excluded.created,"
+                    " updated = excluded.updated",
                     (result_id, destination, now, now, now),
                 )
         _supersede_results(table, job)
@@ -304,6 +305,7 @@ def rerun(table: Table, job: Row, who: str) -> None:
     with table.write():
         move(table, job, Event.RERUN, who=who, why=f"run again by {who}", stage=Stage.ADMISSION)
         table.change("UPDATE job SET failures = 0, not_before = 0 WHERE id = ?", (job["id"],))
+        deliveries.outdate(table, job["id"])
 
 
 def refuse_replaced(table: Table, job: Row) -> None:

@@ -47,6 +47,19 @@ def heard(table: Table, transaction_uid: str) -> Row | None:
     )
 
 
+def asked(table: Table, destination: str, sop_instance_uid: str, since: float) -> float | None:
+    """Return when a destination was asked last, since a time, that has not reported yet.
+
+    None where it was not asked, or has reported; times are in seconds since 1970.
+    """
+    row = table.row(
+        "SELECT max(asked) AS at, heard FROM proof WHERE destination = ? AND sop_instance_uid = ?"
+        " AND asked >= ?",
+        (destination, sop_instance_uid, since),
+    )
+    return None if row is None or row["heard"] is not None else row["at"]
+
+
 def is_committed(table: Table, destination: str, sop_instance_uid: str, since: float) -> bool:
     """Return whether a destination has promised to keep an instance since a time."""
     return (

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from osteon.pipeline.table.connection import Row, Table
 
 _PAGE = 1000
+EMPTY_ASSOCIATIONS_MAX = 100_000  # Of those that stored nothing; about 20 MB of rows.
 # All generations of a series go together, since they share instances.
 _OVER = (
     " FROM series AS one WHERE series_instance_uid = :uid GROUP BY series_instance_uid"
@@ -17,6 +18,12 @@ _OVER = (
     " JOIN result ON result.job_id = job.id JOIN delivery ON delivery.result_id = result.id"
     " WHERE series.series_instance_uid = one.series_instance_uid"
     " AND (delivery.state IN ('waiting', 'sending') OR delivery.updated >= :before))"
+)
+
+# Nothing that is held came by it, as after C-ECHO alone; what it brought may have been purged.
+_LEFT_NOTHING = (
+    " closed IS NOT NULL AND NOT EXISTS (SELECT 1 FROM instance WHERE association_id = one.id)"
+    " AND NOT EXISTS (SELECT 1 FROM duplicate WHERE association_id = one.id)"
 )
 
 # In the order that the foreign keys want.
@@ -123,8 +130,66 @@ def forget(table: Table, series_instance_uid: str) -> None:
             table.change(statement, uid)
         for row in came_by:
             table.change(
-                "DELETE FROM association WHERE id = :id AND closed IS NOT NULL"
-                " AND NOT EXISTS (SELECT 1 FROM instance WHERE association_id = :id)"
-                " AND NOT EXISTS (SELECT 1 FROM duplicate WHERE association_id = :id)",
-                {"id": row["id"]},
+                f"DELETE FROM association AS one WHERE id = ? AND{_LEFT_NOTHING}",  # noqa: S608
+                (row["id"],),
             )
+
+
+def count_empty(table: Table, before: float) -> int:
+    """Return how many associations are over since a time, and nothing held came by them.
+
+    Parameters
+    ----------
+    before : float
+        Seconds since 1970.
+    """
+    row = table.row(
+        f"SELECT count(*) AS n FROM association AS one WHERE opened < :before"  # noqa: S608
+        f" AND closed < :before AND{_LEFT_NOTHING}",
+        {"before": before},
+    )
+    return 0 if row is None else int(row["n"])
+
+
+def forget_empty(table: Table, before: float) -> int:
+    """Remove these associations, and return how many they were.
+
+    They go a thousand at a time, so that the receiver never waits for long.
+    """
+    gone = 0
+    while True:
+        with table.write():
+            page = table.change(
+                "DELETE FROM association WHERE id IN (SELECT id FROM association AS one"  # noqa: S608
+                f" WHERE opened < :before AND closed < :before AND{_LEFT_NOTHING} LIMIT :page)",
+                {"before": before, "page": _PAGE},
+            )
+        gone += page
+        if page < _PAGE:
+            return gone
+
+
+def bound_empty(table: Table) -> int:
+    """Remove the oldest associations that stored nothing where there are too many.
+
+    At most a thousand go at once; who calls it every minute keeps up with 16 a second.
+
+    Returns
+    -------
+    int
+        How many went.
+    """
+    excess = table.rows(
+        "SELECT closed FROM association INDEXED BY association_empty WHERE stored = 0"
+        " ORDER BY closed DESC LIMIT 1 OFFSET ?",
+        (EMPTY_ASSOCIATIONS_MAX,),
+    )
+    if not excess:
+        return 0
+    with table.write():
+        return table.change(
+            "DELETE FROM association WHERE id IN (SELECT id FROM association AS one"  # noqa: S608
+            " INDEXED BY association_empty WHERE stored = 0 AND closed <= :closed"
+            f" AND{_LEFT_NOTHING} ORDER BY closed LIMIT :page)",
+            {"closed": excess[0]["closed"], "page": _PAGE},
+        )

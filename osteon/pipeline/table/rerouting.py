@@ -5,7 +5,7 @@ Read and written for ``pipeline/reroute.py`` alone, within its transaction.
 
 from osteon.errors import NotFoundError
 from osteon.pipeline.job import Event, Stage
-from osteon.pipeline.table import jobs
+from osteon.pipeline.table import deliveries, jobs
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.moves import move, record_move
 from osteon.pipeline.table.series import NewJob
@@ -114,6 +114,7 @@ def reroute(table: Table, job: Row, to: NewJob, who: str) -> None:
             " AND destination NOT IN (SELECT value FROM json_each(?))",
             (job["id"], to.destinations),
         )
+        deliveries.outdate(table, job["id"])
         table.change(
             "UPDATE job SET route = ? || ' shadow ' || model WHERE shadow_of = ?",
             (to.route, job["id"]),

@@ -9,16 +9,15 @@ this wait began, and ``until`` when it is over or looked at again, if that is kn
 three are None. One job by itself also tells by ``ahead`` how many of its line enter before it.
 """
 
-import json
 from typing import Any
 
 from osteon.errors import NotFoundError
 from osteon.pipeline.job import Stage, State, Status, progress_of, status_of
-from osteon.pipeline.table import associations, shadow, tally
+from osteon.pipeline.table import associations, resultviews, shadow, tally
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.names import as_id
 from osteon.pipeline.table.times import iso
-from osteon.pipeline.table.waits import Wait, Waits
+from osteon.pipeline.table.waits import Wait, Waits, failures_words
 
 _JOBS = (
     "SELECT job.*, series.series_instance_uid, series.study_instance_uid, series.generation,"
@@ -259,49 +258,12 @@ def _summary(waits: Waits, job: Row) -> dict[str, Any]:
 
 
 def _predict_job(table: Table, job: Row) -> dict[str, Any]:
-    deliveries = table.rows(
-        "SELECT delivery.* FROM delivery JOIN result ON result.id = result_id WHERE job_id = ?"
-        " ORDER BY delivery.id",
-        (job["id"],),
-    )
-    results = table.rows("SELECT * FROM result WHERE job_id = ? ORDER BY kind DESC", (job["id"],))
     waits = Waits(table)
     return _summary(waits, job) | {
         "ahead": waits.ahead_of(job),
-        "results": [
-            {
-                "kind": result["kind"],
-                "path": result["path"],
-                "size": result["size"],
-                "sha256": result["sha256"],
-                "sop_instance_uid": result["sop_instance_uid"],
-                "created": iso(result["created"]),
-                "superseded": iso(result["superseded"]),
-                "deliveries": [_delivery(d) for d in deliveries if d["result_id"] == result["id"]],
-            }
-            for result in results
-        ],
-        "segments": [_SEGMENT | segment for segment in json.loads(job["segments"])],
-        "shadow": [_shadow(row) for row in shadow.of_job(table, job["id"])],
-    }
-
-
-# Results of older versions tell label and volume of a segment only.
-_SEGMENT = dict.fromkeys(
-    ("number", "label", "volume_ml", "box", "rgb", "category", "type", "laterality")
-)
-
-
-def _shadow(job: Row) -> dict[str, Any]:
-    compared = job["compared"] == "compared"
-    return {
-        "id": str(job["id"]),
-        "model": job["model"],
-        "state": job["state"],
-        "status": status_of(Stage(job["stage"]), State(job["state"])),
-        "reason": job["compared_reason"] or job["reason"],
-        "dice": job["dice"],
-        "segments": json.loads(job["compared_segments"] if compared else "[]"),
+        "results": resultviews.results_of(table, job),
+        "segments": resultviews.segments_of(job),
+        "shadow": resultviews.shadows_of(table, job),
     }
 
 
@@ -317,22 +279,8 @@ def _reason_of(job: Row) -> str:
     superseded = "; superseded by a newer generation" if job["is_superseded"] else ""
     if job["replaced_by"] is not None and job["state"] != State.SUPERSEDED:
         superseded = f"; replaced by job {job['replaced_by']}"
-    failed = "1 attempt" if job["failures"] == 1 else f"{job['failures']} attempts"
-    retried = f"; {failed} of this stage failed" if job["failures"] else ""
-    running = job["state"] == State.RUNNING
-    return f"{job['reason']}{superseded}{retried if running else ''}"
-
-
-def _delivery(delivery: Row) -> dict[str, Any]:
-    waits = delivery["state"] == "waiting"
-    return {
-        "destination": delivery["destination"],
-        "state": delivery["state"],
-        "attempts": delivery["attempts"],
-        "next_attempt": iso(delivery["not_before"]) if waits else None,
-        "reason": delivery["reason"],
-        "updated": iso(delivery["updated"]),
-    }
+    retried = failures_words(job) if job["state"] == State.RUNNING else ""
+    return f"{job['reason']}{superseded}{retried}"
 
 
 def _receiving(table: Table, limit: int) -> list[Row]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from osteon.pipeline.table.connection import Row, Table
 
+STOPPED = "the role `work` was stopped"
+
 
 @dataclass(frozen=True)
 class EngineState:
@@ -18,14 +20,18 @@ class EngineState:
     slots : int
         How many stages can run at once.
     reason : str
-        Why none can, in words: no scheduler, no worker, a certificate refused; "" otherwise.
+        Why none can, in words: no scheduler, no worker, a certificate refused, `STOPPED`; ""
+        otherwise.
     updated : float
         Since when it is so, in seconds since 1970.
+    idle : str
+        Which GPUs of this host no slot uses, and what to set; "" where there are none.
     """
 
     slots: int
     reason: str
     updated: float
+    idle: str
 
 
 def note_progress(table: Table, news: Iterable[tuple[Row, float]]) -> None:
@@ -68,7 +74,17 @@ def note_engine(table: Table, slots: int, reason: str) -> None:
         )
 
 
+def note_idle_gpus(table: Table, idle: str) -> None:
+    """Write down which GPUs no slot uses; "" where there are none. It stands until said anew."""
+    with table.write():
+        table.change(
+            "INSERT INTO engine (id, slots, reason, idle, updated) VALUES (1, 0, '', ?, ?)"
+            " ON CONFLICT DO UPDATE SET idle = excluded.idle",
+            (idle, table.clock()),
+        )
+
+
 def engine_state(table: Table) -> EngineState | None:
     """Return what was written down of the engine last; None before its first start."""
-    row = table.row("SELECT slots, reason, updated FROM engine")
+    row = table.row("SELECT slots, reason, updated, idle FROM engine")
     return None if row is None else EngineState(**dict(row))

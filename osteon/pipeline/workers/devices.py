@@ -54,6 +54,27 @@ def gpu_of(slot: int, gpus: Sequence[str]) -> str | None:
     return gpus[slot % len(gpus)] if gpus else None
 
 
+def idle_words(slots: int, gpus: Sequence[str]) -> str:
+    """Say which GPUs no slot uses, and what to set; "" where every one has a slot.
+
+    Parameters
+    ----------
+    slots : int
+        How many there are.
+    gpus : sequence of str
+        What `visible_gpus` returned.
+    """
+    idle = gpus[slots:]
+    if not idle:
+        return ""
+    named = f"GPU {idle[0]} stays idle" if len(idle) == 1 else f"GPUs {', '.join(idle)} stay idle"
+    have = "1 slot" if slots == 1 else f"{slots} slots"
+    return (
+        f"{named}: pipeline.slots gives {have} and there are {len(gpus)} GPUs;"
+        f' set pipeline.slots to "auto" or to {len(gpus)}, or leave them to others by {VISIBLE}'
+    )
+
+
 def take_gpu(gpu: str | None, environ: MutableMapping[str, str] | None = None) -> None:
     """Let this process see one GPU and no other; without one, all stays as it was inherited.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from osteon.cli import checks
 from osteon.cli.main import cli
 from osteon.cli.reference import reference
 from osteon.cli.toml import to_toml
@@ -170,6 +171,21 @@ def test_check_answers_in_json(tmp_path: Path) -> None:
             True for _ in faults
         ]
         assert result.exit_code == (2 if faults else 0)
+
+
+def test_check_warns_of_gpus_that_stay_idle(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "visible_gpus", lambda: ("0", "1", "2"))
+    assert run("config", "check", "--config", config) == (0, "OK\n")  # auto: a slot each
+    monkeypatch.setenv("OSTEON_PIPELINE__SLOTS", "1")
+    code, out = run("config", "check", "--config", config)
+    warning, last = out.splitlines()
+    assert (code, last) == (0, "OK")
+    assert warning.startswith(
+        "warning: pipeline.slots: GPUs 1, 2 stay idle: pipeline.slots gives 1"
+    )
+    said = json.loads(run("config", "check", "--config", config, "--json")[1])
+    assert (said["ok"], said["faults"]) == (True, [])
+    assert f"warning: {said['warnings'][0]}" == warning
 
 
 def test_check_names_every_fault_of_the_machine(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from osteon.cli.status import REASONS_NAMED_MAX, _write
 
 FOUND = {
     "roles": {"receive": True, "work": False, "http": True},
-    "engine": {"slots": 0, "reason": "", "since": None},
+    "engine": {"slots": 0, "reason": "", "since": None, "idle": ""},
     "disk": {"free_gb": 12.34, "reserve_gb": 2.0},
     "backlog": {"waiting": 5, "waiting_max": 10},
     "counts": {"instances": 1, "series": 1, "jobs": {"waiting": 5}, "deliveries": {}},
@@ -42,6 +42,14 @@ def test_a_reason_cannot_steer_the_terminal(capsys) -> None:
 
 def test_why_there_is_no_worker(capsys) -> None:
     engine = {"slots": 0, "reason": "no scheduler", "since": "2026-01-02T03:04:05.000+00:00"}
+    engine["idle"] = ""
     lines = told(capsys, [], engine=engine)
     assert lines[1].startswith("workers     none since 2026-01-0")
     assert lines[1].endswith(": no scheduler")
+
+
+def test_gpus_that_stay_idle_are_named(capsys) -> None:
+    engine = {"slots": 1, "reason": "", "since": "2026-01-02T03:04:05.000+00:00"}
+    lines = told(capsys, [], engine=engine | {"idle": "GPU 1 stays idle: set pipeline.slots"})
+    assert lines[2] == "idle        GPU 1 stays idle: set pipeline.slots"
+    assert not [line for line in told(capsys, [], engine=engine | {"idle": ""}) if "idle" in line]

@@ -75,7 +75,8 @@ STORY: dict[str, Any] = {
                             "next_attempt": None,
                             "reason": "",
                         }
-                    ]
+                    ],
+                    "delivered_before": [],
                 }
             ],
         }

@@ -5,6 +5,8 @@ of the model. The errors are real ones of TorchScript and ONNX Runtime; the GPU 
 import io
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,13 @@ from osteon.errors import ModelError, WorkerLostError
 from osteon.pipeline.models import model, networkmodel, onnxmodel, sliding, torchscript
 from osteon.pipeline.models.inputgrid import InputGrid
 from osteon.pipeline.models.modelspec import InputSpec, ModelSpec, RunSpec
-from osteon.pipeline.models.network import Network, TorchNetwork
+from osteon.pipeline.models.network import (
+    Average,
+    Network,
+    TorchNetwork,
+    averaged,
+    patches_at_once,
+)
 from osteon.pipeline.models.networkmodel import NetworkModel
 from osteon.pipeline.models.sliding import Batches
 from osteon.pipeline.models.windows import window_weights
@@ -168,6 +176,99 @@ def _expanding(sizes: list[int]) -> onnxmodel.OnnxNetwork:
         input=InputSpec(dimension="2d", hu_window=(0.0, 1.0), patch=(8, 8)),
     )
     return onnxmodel.OnnxNetwork(content, Path("toy.onnx"), spec, CPU)
+
+
+class Memory:
+    """What a GPU has free when ONNX Runtime runs there: its arena grows and never shrinks.
+
+    Parameters
+    ----------
+    fixed, patch : int
+        Bytes that its libraries take at the first run, and that each patch of a batch takes.
+    """
+
+    def __init__(self, free: int, fixed: int, patch: int) -> None:
+        self.free, self._fixed, self._patch = free, fixed, patch
+        self.batches: list[int] = []
+
+    def run(self, session: Any, outputs: None, values: dict[str, Any]) -> list[Any]:
+        (patches,) = values.values()
+        needed = self._fixed + self._patch * len(patches) * (len(patches) > self._largest)
+        if needed > self.free:
+            raise RuntimeError("Available memory of 5 is smaller than requested bytes of 6")
+        self.free -= needed
+        self._fixed = 0
+        self.batches.append(len(patches))
+        return [patches - 0.5]
+
+    @property
+    def _largest(self) -> int:
+        return max(self.batches, default=0)
+
+
+def on_gpu(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> onnxmodel.OnnxNetwork:
+    """A network of ONNX Runtime whose device is called a GPU of which so much is free."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (memory.free, 80 * 10**9))
+    network = _expanding([1, 1, 8, 8])
+    network.device = GPU
+    network._session = SimpleNamespace(run=lambda *args: memory.run(network, *args))
+    elsewhere = torch.Tensor.to
+    monkeypatch.setattr(
+        torch.Tensor,
+        "to",
+        lambda self, *to, **how: self if GPU in to else elsewhere(self, *to, **how),
+    )
+    return network
+
+
+@pytest.mark.parametrize(
+    ("free", "most", "fits"),
+    [
+        (10_000, 64, 25),  # 6,300 are left after one and two, of which 80 %, 200 for each
+        (10_000, 16, 16),
+        (3_900, 64, 2),  # two fit, and after them not one more
+        (3_600, 64, 1),  # no second one fits
+    ],
+)
+def test_onnx_runtime_gets_as_many_windows_as_the_free_memory_takes(
+    free: int, most: int, fits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(free, fixed=3_400, patch=100)
+    network = on_gpu(memory, monkeypatch)
+    assert network.at_once((1, 8, 8), most) == fits
+    network(torch.zeros(fits, 1, 8, 8))
+    tried = len(memory.batches)
+    # For the next volume it has what it has taken already, and nothing is tried out again.
+    assert network.at_once((1, 8, 8), most) == min(most, max(memory.batches))
+    assert len(memory.batches) == tried
+
+
+def test_onnx_runtime_for_which_no_window_fits_is_out_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        on_gpu(Memory(3_000, 3_400, 100), monkeypatch).at_once((1, 8, 8), 64)
+
+
+def test_windows_at_once_are_chosen_before_the_first_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = Memory(10_000_000, fixed=0, patch=100_000)
+    network = on_gpu(memory, monkeypatch)
+    made = model_of(averaged([network], ()), batch_max=512)
+    made.spec = made.spec.model_copy(
+        update={"input": InputSpec(dimension="2d", hu_window=(0.0, 4096.0), patch=(8, 8))}
+    )
+    assert np.array_equal(made.predict(HU, np.eye(4)), HU > 2048)
+    assert made.ran is not None
+    assert made.ran.batch == 38  # 80 % of 9.7 MB, 0.2 MB each; 512 would not have fitted.
+    assert max(memory.batches) <= 38
+
+
+def test_on_a_cpu_and_for_torch_nothing_is_tried_out() -> None:
+    assert patches_at_once(_expanding([1, 1, 8, 8]), (1, 8, 8), 64) == 64
+    script = scripted(Crowded(0, "must not run"), GPU)
+    assert patches_at_once(Average([script, script]), (1, 8, 8), 64) == 64
 
 
 def test_onnx_runtime_that_cannot_allocate_is_out_of_memory_at_its_first_call_too() -> None:

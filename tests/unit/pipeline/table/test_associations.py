@@ -3,12 +3,14 @@
 import json
 
 import pytest
+from click.testing import CliRunner
 from sqlite_utils import Database
 
+from osteon.cli.main import cli
 from osteon.config.settings import Settings
 from osteon.pipeline.intake import Intake
-from osteon.pipeline.purge import purge
-from osteon.pipeline.table import associations, reception, views
+from osteon.pipeline.purge import empty_associations, purge, purge_associations
+from osteon.pipeline.table import associations, purging, reception, views
 from osteon.pipeline.table.associations import REJECTIONS_MAX, SERIES_MAX, Brought, Rejected
 from osteon.pipeline.table.connection import Table, migrations, open_table
 from osteon.pipeline.table.reception import Origin
@@ -166,3 +168,90 @@ def test_a_table_from_before_keeps_its_associations(tmp_path):
     reception.open_association(table, "CT2", "OSTEON", "::1")
     assert len(associations.latest(table)) == 2
     table.close()
+
+
+def echo(intake, clock, calling="PACS"):
+    """Open an association for C-ECHO alone."""
+    origin = intake.open_association(calling, "OSTEON", "10.0.0.5")
+    clock.advance(1.0)
+    intake.close_association(origin, "released", brought=Brought())
+
+
+def callers(table):
+    return [one["calling_ae_title"] for one in associations.latest(table)]
+
+
+def test_what_brought_nothing_is_purged_at_its_age(table, clock, intake, visit):
+    echo(intake, clock, "OLD")
+    visit([1, 2, 3])
+    visit([1, 2], calling="AGAIN")  # What it brought was held already.
+    still_open = intake.open_association("OPEN", "OSTEON", "10.0.0.5")
+    assert still_open.association_id
+    clock.advance(100.0)
+    before = clock()
+    clock.advance(1.0)
+    echo(intake, clock, "YOUNG")
+    assert empty_associations(table, before) == 1
+    assert purge_associations(table, before) == 1
+    assert callers(table) == ["YOUNG", "OPEN", "AGAIN", "CT1"]
+    assert (empty_associations(table, before), purge_associations(table, before)) == (0, 0)
+
+
+def test_the_command_says_how_many_associations_go(table, clock, intake, tmp_path):
+    echo(intake, clock)
+    with table.write():
+        table.change("UPDATE association SET opened = 1, closed = 2")
+    config = tmp_path / "osteon.toml"
+    config.write_text(f'data_dir = "{table.data_dir}"\n')
+
+    def osteon(*options):
+        line = ["purge", "--config", str(config), "--older-than", "0", *options]
+        result = CliRunner().invoke(cli, line)
+        return result.exit_code, result.output
+
+    assert osteon()[0] == 2  # It would ask.
+    said = "0 series, 0 files, 0.0 MB, and 1 association without images"
+    assert said in osteon("--dry-run")[1]
+    assert osteon("--yes") == (0, f"removed {said}\n")
+    assert callers(table) == []
+
+
+def test_of_unknown_counts_what_is_held_decides(table, clock, intake, visit):
+    """As where the receiver was killed, and in logs of older versions."""
+    echo(intake, clock)
+    visit([1, 2, 3])
+    with table.write():
+        table.change("UPDATE association SET stored = NULL, duplicates = NULL, refused = NULL")
+    clock.advance(1.0)
+    assert purge_associations(table, clock()) == 1
+    assert callers(table) == ["CT1"]
+
+
+def test_a_purge_goes_on_beyond_its_first_page(table, clock, intake, monkeypatch):
+    monkeypatch.setattr(purging, "_PAGE", 3)
+    for _ in range(7):
+        echo(intake, clock)
+    clock.advance(1.0)
+    assert purge_associations(table, clock()) == 7
+    assert callers(table) == []
+
+
+def test_the_log_of_what_brought_nothing_has_a_bound(table, clock, intake, visit, monkeypatch):
+    visit([1, 2, 3])
+    for number in range(8):
+        echo(intake, clock, f"PACS{number}")
+    monkeypatch.setattr(purging, "EMPTY_ASSOCIATIONS_MAX", 5)
+    assert purging.bound_empty(table) == 3
+    assert callers(table) == [f"PACS{number}" for number in (7, 6, 5, 4, 3)] + ["CT1"]
+    assert purging.bound_empty(table) == 0
+    monkeypatch.setattr(purging, "EMPTY_ASSOCIATIONS_MAX", 0)
+    monkeypatch.setattr(purging, "_PAGE", 2)
+    assert [purging.bound_empty(table) for _ in range(4)] == [2, 2, 1, 0]
+    assert callers(table) == ["CT1"]
+
+
+@pytest.mark.parametrize("child", ["instance", "duplicate"])
+def test_what_an_association_brought_is_found_by_an_index(table, child):
+    """Each that is removed is looked for there, by the foreign key, too."""
+    (step,) = table.rows(f"EXPLAIN QUERY PLAN SELECT 1 FROM {child} WHERE association_id = 1")
+    assert "SEARCH" in step["detail"]

@@ -57,7 +57,8 @@ def test_a_backoff_has_its_reason_and_its_end_and_the_next_attempt_says_so(table
     assert told(table, job["id"]) == expected
     clock.advance(9.0)
     jobs.resume_due(table)
-    assert told(table, job["id"]) == ("waits for a worker again", views.iso(clock()), None)
+    words = "waits for a worker again; 1 attempt of this stage failed"
+    assert told(table, job["id"]) == (words, views.iso(clock()), None)
     jobs.claim(table, jobs.get(table, job["id"]), "slot 1", 60.0)
     reason = views.predict(table, "1")["reason"]
     assert reason == "runs on slot 1; 1 attempt of this stage failed"
@@ -66,7 +67,8 @@ def test_a_backoff_has_its_reason_and_its_end_and_the_next_attempt_says_so(table
 def test_a_rescued_job_waits_for_a_worker(table, clock):
     job = running(table)
     jobs.rescue(table, job, "its lease lapsed")
-    assert told(table, job["id"])[0] == "waits for a worker; before: its lease lapsed"
+    words = "waits for a worker; before: its lease lapsed; 1 attempt of this stage failed"
+    assert told(table, job["id"])[0] == words
 
 
 def test_a_delivery_names_its_destination(table, clock):

@@ -38,5 +38,5 @@ def test_of_the_engine_only_the_last_is_known(table):
     assert workers.engine_state(table) is None
     workers.note_engine(table, 0, "the scheduler tls://a:8786 is not reached: refused")
     workers.note_engine(table, 2, "")
-    assert workers.engine_state(table) == workers.EngineState(2, "", table.clock())
+    assert workers.engine_state(table) == workers.EngineState(2, "", table.clock(), "")
     assert len(table.rows("SELECT * FROM engine")) == 1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from osteon.pipeline.workers.devices import gpu_of, take_gpu, visible_gpus
+from osteon.pipeline.workers.devices import gpu_of, idle_words, take_gpu, visible_gpus
 
 UUIDS = ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-0b1c")
 
@@ -55,6 +55,18 @@ def test_without_device_files_a_variable_that_was_left_over_is_no_gpu(tmp_path: 
 def test_slots_get_gpus_in_turn() -> None:
     assert [gpu_of(slot, ("2", "5")) for slot in range(5)] == ["2", "5", "2", "5", "2"]
     assert [gpu_of(slot, ()) for slot in range(2)] == [None, None]
+
+
+def test_gpus_without_a_slot_are_named_with_what_to_set() -> None:
+    assert idle_words(2, ("0", "1", "2", "3")) == (
+        "GPUs 2, 3 stay idle: pipeline.slots gives 2 slots and there are 4 GPUs;"
+        ' set pipeline.slots to "auto" or to 4, or leave them to others by CUDA_VISIBLE_DEVICES'
+    )
+    assert idle_words(1, ("2", UUIDS[0])).startswith(
+        f"GPU {UUIDS[0]} stays idle: pipeline.slots gives 1 slot and there are 2 GPUs"
+    )
+    for slots, gpus in ((2, ("0", "1")), (3, ("0",)), (2, ())):
+        assert idle_words(slots, gpus) == ""
 
 
 def test_a_worker_sees_its_own_gpu_by_pci_bus() -> None:
