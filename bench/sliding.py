@@ -109,8 +109,8 @@ def beside_monai(device: torch.device, rounds: int, precision: str) -> dict[str,
         batches = Batches(network, batch)
         batches.size = batch
         whole = torch.empty((8, *shape), device=device)
-        for start, logits in slide(lambda a, b: image[a:b], shape, patch, batches):
-            whole[:, start : start + logits.shape[1]] = logits
+        for place, logits in slide(lambda a, b: image[a:b], shape, patch, batches):
+            whole[:, *place] = logits
         return whole
 
     found = {"monai": theirs(), "osteon": ours()}  # which also warms up

@@ -24,6 +24,7 @@ from osteon.errors import VolumeError
 from osteon.pipeline.images.geometry import FrameHeader, SourceFrame
 from osteon.pipeline.images.headervalues import HeaderValues
 from osteon.pipeline.images.pixels import NATIVE, PixelSource, mapped_errors
+from osteon.pipeline.images.plainheader import read_plain
 
 CT_IMAGES = frozenset(
     {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
@@ -77,8 +78,14 @@ def read_header(path: Path) -> SourceInstance:
     """
     no_part_10 = f"{path.name} is no readable DICOM Part 10 file"
     with mapped_errors(no_part_10), path.open("rb") as file:
+        plain = read_plain(file)
+        if plain is not None:
+            values = HeaderValues(plain.values)
+            _refuse_other_objects(path, values)
+            return _instance(path, values, plain.transfer_syntax_uid, plain.offset)
+        file.seek(0)
         ds = pydicom.dcmread(file, stop_before_pixels=True)
-        values = HeaderValues(ds)
+        values = HeaderValues.of(ds)
         _refuse_other_objects(path, values)
         syntax = UID(ds.file_meta.TransferSyntaxUID)
         return _instance(path, values, syntax, _pixel_data_offset(path, syntax, file))

@@ -1,12 +1,13 @@
 """Values of a header as they stand in the file, read as tolerantly as archives need it.
 
-A data set or an item of a sequence enters, texts and numbers leave; `header.py` calls it. Values
+A header, a data set or an item of one enters, texts and numbers leave; `header.py` calls it. Values
 may be padded with NULs, be no number, or have another VR than the Standard's: what cannot be read
 is absent. Nothing goes through pydicom's conversion of values, which would take most of the time.
 """
 
 import math
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal
 
@@ -23,14 +24,21 @@ class HeaderValues:
 
     Parameters
     ----------
-    ds : Dataset
-        As pydicom read it from a file; no value of it was converted.
+    values : mapping of int to bytes, str, Sequence or None
+        By tag, as they stand in the file; of a data set that has no sequences to be asked for.
     """
 
-    def __init__(self, ds: Dataset) -> None:
-        self._ds = ds
+    def __init__(self, values: Mapping[int, Any]) -> None:
+        self._values = values
+        self._ds: Dataset | None = None
+
+    @classmethod
+    def of(cls, ds: Dataset) -> "HeaderValues":
+        """Return the values of a data set as pydicom read it from a file, none converted."""
         # Plain integers, since pydicom's tags compare themselves in Python.
-        self._values: dict[int, Any] = {int(tag): element.value for tag, element in ds.items()}
+        values = cls({int(tag): element.value for tag, element in ds.items()})
+        values._ds = ds
+        return values
 
     def texts(self, keyword: str) -> tuple[str, ...]:
         """Return the values of a character string element, without padding."""
@@ -61,7 +69,7 @@ class HeaderValues:
         value = self._values.get(_tag(keyword))
         if isinstance(value, bytes) and keyword not in INTEGER_STRINGS:
             # A writer's US for what Pixel Representation makes SS, or the reverse, is common.
-            big_endian = self._ds.original_encoding == (False, False)
+            big_endian = self._ds is not None and self._ds.original_encoding == (False, False)
             order: Literal["little", "big"] = "big" if big_endian else "little"
             return int.from_bytes(value[:2], order, signed=signed) if value else None
         numbers = self.numbers(keyword)
@@ -69,9 +77,9 @@ class HeaderValues:
 
     def items(self, keyword: str) -> list["HeaderValues"]:
         """Return the items of a sequence; none where it is absent."""
-        if _tag(keyword) not in self._values:
+        if self._ds is None or _tag(keyword) not in self._values:
             return []
-        return [HeaderValues(item) for item in self._ds[keyword].value or ()]
+        return [HeaderValues.of(item) for item in self._ds[keyword].value or ()]
 
 
 @cache

@@ -136,11 +136,13 @@ class Walker:
                 group, element, start, length = self.header(at)
             if group >= until_group:
                 return at
+            tag = group << 16 | element
             if length == UNDEFINED:
+                if tag in wanted:
+                    raise OddError
                 at = self._after_sequence(start, at, DEPTH_MAX)
                 continue
             at = start + length
-            tag = group << 16 | element
             if tag in wanted:
                 if at > end:
                     raise CutError

@@ -5,7 +5,7 @@ two of these together: the input grid beside the network, and the network beside
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TypeVar
@@ -15,12 +15,12 @@ import torch
 T = TypeVar("T")
 
 
-def beside(items: Iterator[T], name: str) -> Generator[T, None, None]:
-    """Yield what an iterator yields, each item made in a thread while the last one is in use.
+class Beside(Iterator[T]):
+    """Yields what an iterator yields, each item made in a thread while the last one is in use.
 
     Two items exist at most: the caller's, and the one that is made or has been made after it. The
-    thread sees the caller's context variables and its inference mode, not its CUDA stream. Close
-    the generator to end the thread: it finishes the item that it is at, and makes no other.
+    first is begun at once. The thread sees the caller's context variables and its inference mode,
+    not its CUDA stream.
 
     Parameters
     ----------
@@ -34,22 +34,37 @@ def beside(items: Iterator[T], name: str) -> Generator[T, None, None]:
     Exception
         Whatever the iterator raises, in the place of the item.
     """
-    context, inference = copy_context(), torch.is_inference_mode_enabled()
 
-    def following() -> T | None:
-        with torch.inference_mode(inference):
-            return context.run(next, items, None)
+    def __init__(self, items: Iterator[T], name: str) -> None:
+        self._items = items
+        self._context, self._inference = copy_context(), torch.is_inference_mode_enabled()
+        self._thread = ThreadPoolExecutor(1, name)
+        self._coming: deque[Future[T | None]] = deque()
+        self._begin()
 
-    thread = ThreadPoolExecutor(1, name)
-    coming: deque[Future[T | None]] = deque()
-    try:
-        coming.append(thread.submit(following))
-        while True:
-            coming.append(thread.submit(following))
-            item = coming.popleft().result()
-            if item is None:
-                return
-            yield item
-            del item  # Not kept alive while the caller waits for the next.
-    finally:
-        thread.shutdown(cancel_futures=True)
+    def __next__(self) -> T:
+        """Return the next item, and have the one after it made."""
+        if not self._coming:
+            raise StopIteration
+        try:
+            self._begin()
+            item = self._coming.popleft().result()
+        except BaseException:
+            self.close()
+            raise
+        if item is None:
+            self.close()
+            raise StopIteration
+        return item
+
+    def close(self) -> None:
+        """End the thread: it finishes the item that it is at, and makes no other."""
+        self._thread.shutdown(cancel_futures=True)
+        self._coming.clear()
+
+    def _begin(self) -> None:
+        self._coming.append(self._thread.submit(self._following))
+
+    def _following(self) -> T | None:
+        with torch.inference_mode(self._inference):
+            return self._context.run(next, self._items, None)

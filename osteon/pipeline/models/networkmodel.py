@@ -137,7 +137,7 @@ class NetworkModel:
         spec, run = self.spec.input, self.spec.run
         grid = InputGrid(hu_zyx, affine, spec, network.device)
         labels_zyx = np.empty(hu_zyx.shape, np.uint8)
-        output = OutputGrid(grid.turn.view(labels_zyx), grid.shape[0])
+        output = OutputGrid(grid.turn.view(labels_zyx), grid.shape)
         # Of single slices, `osteon.pipeline.prediction.predict` says how far it is.
         most = patches_at_once(network, (spec.channels, *spec.patch), run.batch_max)
         batches = Batches(network, most, None if spec.alone else tell)
@@ -152,10 +152,10 @@ class NetworkModel:
         )
         classes = 0
         with closing(slabs):
-            for start, logits in slabs:
+            for place, logits in slabs:
                 classes = len(logits)
                 self._check_classes(classes)
-                output.add(start, logits)
+                output.add(place, logits)
         self.ran = Ran(grid.shape, classes, batches.expected, batches.size, str(network.device))
         return labels_zyx
 

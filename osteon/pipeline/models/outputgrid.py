@@ -1,20 +1,24 @@
 """From logits on the network's grid to labels on the source grid, as they come.
 
-Finished planes of logits enter in their order; labels are written into one array as soon as the
-planes on both sides are there. Logits are interpolated and compared then, not labels: borders stay
+Finished parts of planes of logits enter; labels are written into one array as soon as the logits on
+all sides are there. Logits are interpolated and compared then, not labels: borders stay
 where the network saw them. Called by `osteon.pipeline.models.networkmodel`.
 """
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from osteon.errors import ModelError
+from osteon.pipeline.models.bilinear import Plane
 from osteon.pipeline.models.inputgrid import planes_between
 
 CLASSES_MAX = 256  # Labels are bytes.
 CHUNK_BYTES = 2**28  # Of interpolated logits at once on a GPU; a CPU's caches like less.
-CHUNK_BYTES_CPU = 2**24
+CHUNK_BYTES_CPU = 2**22
 
 
 class OutputGrid:
@@ -24,25 +28,27 @@ class OutputGrid:
     ----------
     labels : ndarray of uint8, shape (slices, rows, columns)
         What is written to: the source grid, turned as the network's grid is.
-    planes : int
-        Planes of the network's grid.
+    shape : tuple of int
+        Slices, rows and columns of the network's grid.
     """
 
-    def __init__(self, labels: NDArray[np.uint8], planes: int) -> None:
+    def __init__(self, labels: NDArray[np.uint8], shape: tuple[int, ...]) -> None:
         self._labels = labels
-        lower, upper, weight = planes_between(0, len(labels), planes, len(labels))
+        lower, upper, weight = planes_between(0, len(labels), shape[0], len(labels))
         self._lower, self._upper, self._weight = lower, upper, weight
-        self._resampled = planes != len(labels)
-        self._written = 0
-        self._kept: tuple[int, torch.Tensor] | None = None
+        self._resampled = shape[0] != len(labels)
+        self._in_plane = shape[1:]
+        self._plane = Plane(shape[1:], labels.shape[1:])
+        self._parts: dict[tuple[int, int], _Part] = {}
 
-    def add(self, start: int, logits: torch.Tensor) -> None:
-        """Take planes of logits and write every label that they decide.
+    def add(self, place: tuple[slice, slice, slice], logits: torch.Tensor) -> None:
+        """Take logits and write every label that they decide.
 
         Parameters
         ----------
-        start : int
-            The first plane; each call goes on where the last one ended.
+        place : tuple of slice
+            Planes, rows and columns of the network's grid, as `sliding.slide` says: planes of the
+            same rows and columns go on where the last ones ended. On a GPU, whole planes.
         logits : Tensor of float32, shape (classes, planes, rows, columns)
             With one class, a logit above 0 is class 1.
 
@@ -53,58 +59,83 @@ class OutputGrid:
         """
         if len(logits) > CLASSES_MAX:
             raise ModelError(f"the network returns {len(logits)} classes; labels hold 256")
+        if not self._parts:
+            # The kernel finds the memory of all labels now, while the network goes on, and not
+            # after its last window.
+            self._labels[...] = 0
         if len(logits) == 2:
             logits = (
                 logits[1:] - logits[:1]
             )  # What is interpolated linearly may be subtracted first.
-        end = start + logits.shape[1]
-        decided = int(np.searchsorted(self._upper, end))
-        rows, columns = self._labels.shape[1:]
+        planes, rows, columns = place
+        part = self._parts.setdefault((rows.stop, columns.stop), _Part())
+        decided = int(np.searchsorted(self._upper, planes.stop))
+        there = self._plane.inside(rows, columns)
         limit = CHUNK_BYTES if logits.device.type == "cuda" else CHUNK_BYTES_CPU
-        chunk = max(1, limit // (4 * len(logits) * rows * columns))
-        for first in range(self._written, decided, chunk):
+        area = math.prod(axis.stop - axis.start for axis in there)
+        chunk = max(1, limit // max(1, 4 * len(logits) * area))
+        for first in range(part.written, decided, chunk):
             last = min(first + chunk, decided)
-            planes = self._between(logits, start, first, last)
-            if tuple(planes.shape[2:]) != (rows, columns):
-                planes = torch.nn.functional.interpolate(
-                    planes, (rows, columns), mode="bilinear", align_corners=False
-                )
-            self._labels[first:last] = best_class(planes).cpu().numpy()
-        if self._written == 0:
-            # The kernel finds the memory of all other labels now, while the network goes on, and
-            # not after its last window.
-            self._labels[decided:] = 0
-        self._written = decided
-        self._keep(start, logits, end)
+            between = self._between(logits, planes.start, part, slice(first, last))
+            self._labels[first:last, *there] = (
+                best_class(self._resized(between, rows, columns)).cpu().numpy()
+            )
+        part.written = decided
+        self._keep(part, logits, planes)
 
-    def _between(self, logits: torch.Tensor, start: int, first: int, last: int) -> torch.Tensor:
+    def _resized(self, logits: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
+        """Return logits with the rows and columns of the source grid."""
+        if logits.device.type != "cuda":
+            return self._plane.between(logits, rows, columns)
+        shape = self._labels.shape[1:]
+        if shape == self._in_plane:
+            return logits
+        return torch.nn.functional.interpolate(logits, shape, mode="bilinear", align_corners=False)
+
+    def _between(
+        self, logits: torch.Tensor, start: int, part: "_Part", planes: slice
+    ) -> torch.Tensor:
         """Return logits of some planes of the source grid."""
         if not self._resampled:
-            return logits[:, first - start : last - start]
+            return logits[:, planes.start - start : planes.stop - start]
 
         def plane(number: int) -> torch.Tensor:
             """Return one plane of the network's grid: of these logits, or of what was kept."""
             if number >= start:
                 return logits[:, number - start]
-            assert self._kept is not None
-            kept_start, kept = self._kept
+            assert part.kept is not None
+            kept_start, kept = part.kept
             return kept[:, number - kept_start]
 
-        shape = (len(logits), last - first, *logits.shape[2:])
+        shape = (len(logits), planes.stop - planes.start, *logits.shape[2:])
         between = torch.empty(shape, device=logits.device)
-        for index in range(first, last):
+        for number, index in enumerate(range(planes.start, planes.stop)):
             lower, upper = plane(int(self._lower[index])), plane(int(self._upper[index]))
-            weight = float(self._weight[index])
-            torch.lerp(lower, upper, weight, out=between[:, index - first])
+            torch.lerp(lower, upper, float(self._weight[index]), out=between[:, number])
         return between
 
-    def _keep(self, start: int, logits: torch.Tensor, end: int) -> None:
+    def _keep(self, part: "_Part", logits: torch.Tensor, planes: slice) -> None:
         """Keep the planes that labels yet to be written lie between."""
-        needed = int(self._lower[self._written]) if self._written < len(self._labels) else end
-        if needed >= end:
-            self._kept = None
-        elif needed >= start:
-            self._kept = (needed, logits[:, needed - start :].clone())
+        left = part.written < len(self._labels)
+        needed = int(self._lower[part.written]) if left else planes.stop
+        if needed >= planes.stop:
+            part.kept = None
+        elif needed >= planes.start:
+            part.kept = (needed, logits[:, needed - planes.start :].clone())
+
+
+@dataclass
+class _Part:
+    """Some rows and columns: how many planes of labels are written, and what is needed of logits.
+
+    Attributes
+    ----------
+    kept : tuple of int and Tensor, optional
+        The first plane, and logits of it and those after it.
+    """
+
+    written: int = 0
+    kept: tuple[int, torch.Tensor] | None = None
 
 
 def best_class(logits: torch.Tensor) -> torch.Tensor:

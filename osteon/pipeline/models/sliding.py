@@ -1,14 +1,14 @@
 """A network over a volume that is larger than its patch: windows that overlap, slab by slab.
 
-Planes of the network's grid enter, finished planes of logits leave in their order; what stands in
+Planes of the network's grid enter, finished parts of planes of logits leave; what stands in
 memory between is one slab of logits, as deep as the patch. Called by
 `osteon.pipeline.models.networkmodel`. Results are those of MONAI's ``sliding_window_inference``, so
 that a network gives here what it gave where it was trained.
 
 Without a GPU three threads share the work, each one window ahead of the next: one brings planes to
 the network's grid and cuts windows, one runs the network, and the caller's adds up what it said and
-makes use of the planes that are finished. So the network waits for the first slab alone, and the
-caller for the last one alone.
+makes use of what is finished. So the network waits for the first slab alone, and the caller for
+what the last window finishes.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ from itertools import islice
 import torch
 
 from osteon.errors import ModelError
-from osteon.pipeline.models.beside import beside
+from osteon.pipeline.models.beside import Beside
 from osteon.pipeline.models.network import Network
 from osteon.pipeline.models.windows import (
     Step,
@@ -33,7 +33,7 @@ PLANES_AT_ONCE = 8  # Of finished logits: so few stay in a processor's caches un
 MEMORY_SHARE = 0.8  # Of the GPU's free memory: the rest is for what the first window did not show.
 
 ReadPlanes = Callable[[int, int], torch.Tensor]
-Finished = tuple[int, torch.Tensor]
+Finished = tuple[tuple[slice, slice, slice], torch.Tensor]
 
 
 class Batches:
@@ -154,8 +154,10 @@ def slide(
 
     Yields
     ------
-    start : int
-        The first plane.
+    place : tuple of slice
+        Planes, rows and columns of the grid. Planes of the same rows and columns come in their
+        order. A part begins with the last row and column of those before it, where there are any,
+        so that what lies between two parts can be interpolated. On a GPU whole planes come.
     logits : Tensor of float32, shape (classes, planes, rows, columns)
         Valid until the next is asked for: the memory is used again.
 
@@ -168,7 +170,9 @@ def slide(
     """
     in_plane = [windows_of(n, p, overlap) for n, p in zip(shape[1:], patch[-2:], strict=True)]
     if len(patch) == 3:
-        steps = steps_3d(shape[0], patch, in_plane, overlap)
+        # A GPU likes large pieces, and little is left to do after its last window.
+        piecemeal = batches.device.type != "cuda"
+        steps = steps_3d(shape[0], patch, in_plane, overlap, piecemeal=piecemeal)
     else:
         steps = steps_2d(shape[0], patch, in_plane, neighbours)
     batches.expect(sum(len(step.places) for step in steps))
@@ -179,7 +183,7 @@ def slide(
             # what the first window costs, and what fits, is measured while nothing else takes any.
             if batches.device.type == "cuda":
                 return items
-            return ending.enter_context(closing(beside(items, name)))
+            return ending.enter_context(closing(Beside(items, name)))
 
         windows = apart(_cut(read_planes, steps, in_plane), "input grid")
         logits = apart(_run(steps, windows, batches), "network")
@@ -218,24 +222,40 @@ def _finished(
     weights: torch.Tensor,
     in_plane: Sequence[Windows],
 ) -> Iterator[Finished]:
-    """Add up the logits of the windows, and yield the planes that no further window reaches."""
-    area = tuple(slice(windows.before, windows.size - windows.after) for windows in in_plane)
+    """Add up the logits of the windows, and yield what no further window reaches."""
     depth = max(place[0].stop for place in steps[0].places)
     slab = _Slab(weights, (depth, *(windows.size for windows in in_plane)))
     for step in steps:
-        for place in step.places:
+        for place, part in zip(step.places, step.parts, strict=True):
             slab.add(place, next(logits))
-        for start in range(step.finished.start, step.finished.stop, PLANES_AT_ONCE):
-            stop = min(start + PLANES_AT_ONCE, step.finished.stop)
-            mean = slab.mean(start, stop)
-            if not torch.isfinite(mean.sum()):
-                raise ModelError(
-                    "the network's logits are not finite (NaN or infinite): if run.precision is "
-                    "float16 take float32, else look at its weights and at the scaling in input"
-                )
-            yield step.first + start - step.finished.start, mean[:, :, *area]
+            if part is not None:
+                yield from _part(slab, step, part, in_plane)
         if step is not steps[-1]:
             slab.move(step.passed)
+
+
+def _part(
+    slab: "_Slab", step: Step, part: tuple[slice, slice], in_plane: Sequence[Windows]
+) -> Iterator[Finished]:
+    """Yield what is finished of the planes of a step, and what was before it of the same planes."""
+    before = [windows.before for windows in in_plane]
+    wider = [
+        slice(max(own.start - 1, lowest), own.stop)
+        for own, lowest in zip(part, before, strict=True)
+    ]
+    rows, columns = (
+        slice(w.start - offset, w.stop - offset) for w, offset in zip(wider, before, strict=True)
+    )
+    offset = step.first - step.finished.start
+    for start in range(step.finished.start, step.finished.stop, PLANES_AT_ONCE):
+        planes = slice(start, min(start + PLANES_AT_ONCE, step.finished.stop))
+        if not torch.isfinite(slab.finish((planes, *part)).sum()):
+            raise ModelError(
+                "the network's logits are not finite (NaN or infinite): if run.precision is "
+                "float16 take float32, else look at its weights and at the scaling in input"
+            )
+        there = slice(planes.start + offset, planes.stop + offset)
+        yield (there, rows, columns), slab.finished((planes, *wider))
 
 
 class _Slab:
@@ -257,10 +277,15 @@ class _Slab:
         there.addcmul_(logits.view(there.shape), self._weights)
         self._count[place] += self._weights
 
-    def mean(self, start: int, stop: int) -> torch.Tensor:
-        """Return the mean logits of some planes, once each; they are left until the slab moves."""
+    def finish(self, place: tuple[slice, ...]) -> torch.Tensor:
+        """Make sums to means, once each, and return them; they stay until the slab moves."""
         assert self._total is not None
-        return self._total[:, start:stop].div_(self._count[start:stop])
+        return self._total[:, *place].div_(self._count[place])
+
+    def finished(self, place: tuple[slice, ...]) -> torch.Tensor:
+        """Return means that `finish` made."""
+        assert self._total is not None
+        return self._total[:, *place]
 
     def move(self, count: int) -> None:
         """Drop the first planes and make room for as many."""

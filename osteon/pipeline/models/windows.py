@@ -15,6 +15,9 @@ WEIGHT_MIN = 1e-3  # No voxel counts for nothing: the outermost belong to one wi
 PLANES_AT_ONCE = 8  # Of a 2D network: slices that are accumulated together.
 
 
+Part = tuple[slice, slice]
+
+
 @dataclass(frozen=True)
 class Windows:
     """Where the windows of one axis begin, and by how much the axis is padded to hold one."""
@@ -23,6 +26,12 @@ class Windows:
     starts: tuple[int, ...]
     before: int
     after: int
+
+    @property
+    def parts(self) -> list[slice]:
+        """For each window what of the volume's axis, in the padded one, no later one reaches."""
+        ends = (*self.starts[1:], self.size - self.after)
+        return [slice(max(s, self.before), e) for s, e in zip(self.starts, ends, strict=True)]
 
 
 def windows_of(length: int, patch: int, overlap: float) -> Windows:
@@ -59,6 +68,9 @@ class Step:
         Planes of zeros before and behind them.
     places : tuple of tuple of slice
         Planes, rows and columns of each window in the slab.
+    parts : tuple of (tuple of slice or None)
+        Rows and columns of the slab that no window reaches after this one; None where it leaves
+        them to one that follows.
     channels : tuple of tuple of int
         Of a 2D network: the planes that each window has as its channels, counted from `read`.
     first : int
@@ -72,6 +84,7 @@ class Step:
     read: tuple[int, int]
     padding: tuple[int, int]
     places: tuple[tuple[slice, ...], ...]
+    parts: tuple[Part | None, ...]
     channels: tuple[tuple[int, ...], ...]
     first: int
     finished: slice
@@ -79,7 +92,12 @@ class Step:
 
 
 def steps_3d(
-    planes: int, patch: tuple[int, ...], in_plane: Sequence[Windows], overlap: float
+    planes: int,
+    patch: tuple[int, ...],
+    in_plane: Sequence[Windows],
+    overlap: float,
+    *,
+    piecemeal: bool,
 ) -> list[Step]:
     """Place the slab of a 3D network, as deep as its patch.
 
@@ -93,9 +111,15 @@ def steps_3d(
         Along rows and columns.
     overlap : float
         As `windows_of`.
+    piecemeal : bool
+        Each window finishes its part of the planes, and not the last one all.
     """
     along, depth = windows_of(planes, patch[0], overlap), patch[0]
     places = tuple((slice(0, depth), *area) for area in _areas(patch[1:], in_plane))
+    rows, columns = in_plane
+    parts: tuple[Part | None, ...] = _at_last(len(places), in_plane)
+    if piecemeal:
+        parts = tuple((y, x) for y in rows.parts for x in columns.parts)
     steps = []
     for start, following in zip(along.starts, (*along.starts[1:], along.size), strict=True):
         # Planes of the padded volume that the volume has.
@@ -104,7 +128,9 @@ def steps_3d(
         padding = (above, depth - above - (stop - first))
         past = max(0, following - along.before - planes)
         finished = slice(above, following - start - past)
-        steps.append(Step((first, stop), padding, places, (), first, finished, following - start))
+        steps.append(
+            Step((first, stop), padding, places, parts, (), first, finished, following - start)
+        )
     return steps
 
 
@@ -135,13 +161,26 @@ def steps_2d(
             for area in areas:
                 places.append((slice(plane - start, plane - start + 1), *area))
                 channels.append(seen)
-        finished = slice(0, stop - start)
+        count = stop - start
         steps.append(
             Step(
-                (first, last), (0, 0), tuple(places), tuple(channels), start, finished, stop - start
+                (first, last),
+                (0, 0),
+                tuple(places),
+                _at_last(len(places), in_plane),
+                tuple(channels),
+                start,
+                slice(0, count),
+                count,
             )
         )
     return steps
+
+
+def _at_last(count: int, in_plane: Sequence[Windows]) -> tuple[Part | None, ...]:
+    """Return the parts of windows of which the last one finishes all."""
+    rows, columns = (slice(w.before, w.size - w.after) for w in in_plane)
+    return (*(None,) * (count - 1), (rows, columns))
 
 
 def _areas(patch: Sequence[int], in_plane: Sequence[Windows]) -> list[tuple[slice, slice]]:

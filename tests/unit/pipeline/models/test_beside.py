@@ -8,7 +8,7 @@ from contextvars import ContextVar
 import pytest
 import torch
 
-from osteon.pipeline.models.beside import beside
+from osteon.pipeline.models.beside import Beside
 
 PATIENCE_S = 30.0
 
@@ -18,7 +18,7 @@ def threads_named(name: str) -> list[threading.Thread]:
 
 
 def test_items_come_in_their_order() -> None:
-    assert list(beside(iter(range(100)), "counts")) == list(range(100))
+    assert list(Beside(iter(range(100)), "counts")) == list(range(100))
     assert not threads_named("counts")
 
 
@@ -30,7 +30,7 @@ def test_the_next_item_is_made_while_the_last_is_in_use() -> None:
             event.set()
             yield number
 
-    with closing(beside(items(), "ahead")) as made:
+    with closing(Beside(items(), "ahead")) as made:
         assert next(made) == 0
         assert begun[1].wait(PATIENCE_S), "the second begins without being asked for"
         assert next(made) == 1
@@ -57,7 +57,7 @@ def test_two_items_exist_at_most() -> None:
         return item
 
     number = 0
-    for item in beside((make(event) for event in made), "bounded"):
+    for item in Beside((make(event) for event in made), "bounded"):
         number += 1
         # The one after it is made meanwhile, and no further one.
         assert number == len(made) or made[number].wait(PATIENCE_S)
@@ -70,7 +70,7 @@ def test_an_error_in_the_thread_reaches_the_caller_in_its_place() -> None:
         yield 1
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    made = beside(items(), "fails")
+    made = Beside(items(), "fails")
     assert next(made) == 1
     with pytest.raises(torch.OutOfMemoryError, match="CUDA"):
         next(made)
@@ -85,7 +85,7 @@ def test_a_caller_that_leaves_ends_the_thread() -> None:
             asked.append(number)
             yield number
 
-    made = beside(items(), "left")
+    made = Beside(items(), "left")
     assert next(made) == 0
     made.close()
     assert not threads_named("left")
@@ -100,6 +100,6 @@ def test_the_thread_sees_what_the_caller_set() -> None:
 
     token = said.set("this")
     with torch.inference_mode():
-        assert list(beside(items(), "sees")) == [("this", True)]
+        assert list(Beside(items(), "sees")) == [("this", True)]
     said.reset(token)
-    assert list(beside(items(), "sees")) == [("nothing", False)]
+    assert list(Beside(items(), "sees")) == [("nothing", False)]

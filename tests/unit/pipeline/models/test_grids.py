@@ -79,9 +79,10 @@ def test_labels_are_those_of_the_whole_volume_resampled(
     whole = torch.nn.functional.interpolate(logits[None], source, mode="trilinear")[0]
     wanted = (whole[0] > 0) if classes == 1 else whole.argmax(0)
     labels = np.full(source, 255, np.uint8)
-    output = OutputGrid(labels, shape[0])
+    output = OutputGrid(labels, shape)
     for start in range(0, shape[0], 5):
-        output.add(start, logits[:, start : start + 5])
+        planes = slice(start, min(start + 5, shape[0]))
+        output.add((planes, slice(0, shape[1]), slice(0, shape[2])), logits[:, planes])
     assert np.count_nonzero(labels != wanted.numpy()) <= 2
 
 
@@ -90,8 +91,9 @@ def test_labels_are_written_where_the_volume_was_before_it_was_turned() -> None:
     hu = hu_of((6, 8, 10))
     grid = InputGrid(hu, affine, InputSpec(**WINDOW, orientation="ASL"), CPU)
     labels = np.zeros(hu.shape, np.uint8)
-    output = OutputGrid(grid.turn.view(labels), grid.shape[0])
-    output.add(0, grid.planes(0, grid.shape[0])[None] - 0.5)
+    output = OutputGrid(grid.turn.view(labels), grid.shape)
+    whole = tuple(slice(0, size) for size in grid.shape)
+    output.add(whole, grid.planes(0, grid.shape[0])[None] - 0.5)
     assert np.array_equal(labels, hu > 300)
 
 
@@ -102,7 +104,9 @@ def test_of_equal_logits_the_first_class_wins() -> None:
 
 def test_more_classes_than_bytes_are_refused() -> None:
     with pytest.raises(ModelError, match="300 classes; labels hold 256"):
-        OutputGrid(np.zeros((4, 4, 4), np.uint8), 4).add(0, torch.zeros(300, 4, 4, 4))
+        OutputGrid(np.zeros((4, 4, 4), np.uint8), (4, 4, 4)).add(
+            (slice(0, 4), slice(0, 4), slice(0, 4)), torch.zeros(300, 4, 4, 4)
+        )
 
 
 def test_a_turn_is_undone_by_its_view() -> None:

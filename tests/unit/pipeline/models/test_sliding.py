@@ -44,15 +44,26 @@ def threads_left() -> list[str]:
 def slid(
     image: torch.Tensor, module: torch.nn.Module, patch: tuple[int, ...], **options: object
 ) -> torch.Tensor:
-    """Return all logits, and check that each plane came once and in its order."""
-    planes, done = [], 0
+    """Return all logits, and check that each came once, and planes in their order."""
+    whole, done = torch.empty(0), {}
+    came = torch.zeros(image.shape, dtype=torch.int)
     batches = Batches(network(module), 4)
     slabs = slide(lambda a, b: image[a:b], tuple(image.shape), patch, batches, **options)
-    for start, logits in slabs:
-        assert start == done
-        done += logits.shape[1]
-        planes.append(logits.clone())
-    return torch.cat(planes, 1)
+    for (planes, rows, columns), logits in slabs:
+        part = (rows.stop, columns.stop)
+        assert planes.start == done.get(part, 0)
+        done[part] = planes.stop
+        if not whole.numel():
+            whole = torch.full((len(logits), *image.shape), torch.nan)
+        there = whole[:, planes, rows, columns]
+        assert there.shape == logits.shape
+        # The last row and column of the parts before it come again.
+        again = there.isfinite()
+        assert torch.equal(there[again], logits[again])
+        there.copy_(logits)
+        came[planes, rows, columns] += ~again[0]
+    assert (came == 1).all()
+    return whole
 
 
 @pytest.mark.parametrize("blend", ["gaussian", "constant"])
@@ -142,8 +153,8 @@ def test_only_one_slab_of_logits_stands_in_memory() -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(torch, "zeros", counted)
         slabs = slide(lambda a, b: image[a:b], (96, 48, 48), patch, Batches(network(_Wide()), 1))
-        planes = sum(logits.shape[1] for _, logits in slabs)
-    assert planes == 96
+        planes = {plane for (planes, *_), _ in slabs for plane in range(planes.start, planes.stop)}
+    assert planes == set(range(96))
     assert sum(made) <= 1.02 * of_slab  # the sum and the count
 
 
@@ -152,7 +163,7 @@ def test_threads_change_nothing(patch: tuple[int, ...], monkeypatch: pytest.Monk
     image = torch.randn(50, 40, 60)
     module = conv3d() if len(patch) == 3 else torch.nn.Conv2d(1, 2, 3, padding=1)
     with_threads = slid(image, module, patch)
-    monkeypatch.setattr(sliding, "beside", lambda items, _name: items)
+    monkeypatch.setattr(sliding, "Beside", lambda items, _name: items)
     assert torch.equal(slid(image, module, patch), with_threads)
 
 
