@@ -1,11 +1,14 @@
 """Fixtures of the whole suite, and the rule that nothing is skipped where everything is there."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+
+from osteon.pipeline.intake import Intake
 
 # A busy machine is no fault of what is tested; what hangs is ended by the limit of every test.
 hypothesis.settings.register_profile("osteon", deadline=None)
@@ -21,6 +24,22 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"the real CT series are not at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def _intakes_end_with_their_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close what a test has left open: a keeper of drafts goes on until its rows are synced."""
+    opened: list[Intake] = []
+    begin = Intake.__init__
+
+    def noted(self: Intake, *args: Any, **settings: Any) -> None:
+        begin(self, *args, **settings)
+        opened.append(self)
+
+    monkeypatch.setattr(Intake, "__init__", noted)
+    yield
+    for intake in opened:
+        intake.close()
 
 
 @pytest.fixture(scope="session")
