@@ -48,7 +48,13 @@ def check(as_json: bool) -> None:
 
     That is folders, files, certificates and models. It prints OK, or one line per fault.
     """
-    faults = faults_of_file(chosen_config())
+    file = find_config(chosen_config())
+    try:
+        faults = faults_of_file(chosen_config())
+    except ConfigError as error:  # No TOML, or not to be read: one fault, and nothing else known.
+        if as_json:
+            write_json({"file": file, "ok": False, "faults": [error.message]})
+        raise
     summary = "of the settings are wrong: nothing would start"
     if not faults:
         # Here alone, since the models bring torch, which takes seconds to load.
@@ -57,7 +63,7 @@ def check(as_json: bool) -> None:
         faults = faults_of(settings_in_force())
         summary = "of the settings do not hold on this machine"
     if as_json:
-        write_json({"file": find_config(chosen_config()), "ok": not faults, "faults": faults})
+        write_json({"file": file, "ok": not faults, "faults": faults})
     else:
         click.echo("\n".join(faults) or "OK")
     if faults:

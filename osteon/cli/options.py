@@ -12,7 +12,7 @@ import click
 
 from osteon.config.load import load_settings
 from osteon.config.settings import Settings
-from osteon.errors import ConfigError
+from osteon.errors import ConfigError, UnavailableError
 from osteon.pipeline.table.connection import FILE_NAME, Table, open_table
 
 _CONFIG = "osteon.config"
@@ -66,6 +66,31 @@ def settings_in_force() -> Settings:
     return load_settings(chosen_config())
 
 
+def require_data(settings: Settings, name: str, what: str) -> None:
+    """Make sure that the data directory is one in which a node has run.
+
+    Raises
+    ------
+    ConfigError
+        There is no file or folder of this name in it.
+    UnavailableError
+        This user may not look.
+    """
+    folder = settings.data_dir
+    try:
+        there = (folder / name).exists()
+    except PermissionError as error:
+        raise UnavailableError(
+            f"data_dir: {folder} cannot be read by this user: run this as the user that the node"
+            " runs as"
+        ) from error
+    if not there:
+        raise ConfigError(
+            f"no {what} in {folder}: start `osteon serve`,"
+            " or name the node's configuration with --config"
+        )
+
+
 @contextmanager
 def job_table(settings: Settings) -> Iterator[Table]:
     """Open the job table of a node that has run before, and close it after the block.
@@ -74,12 +99,10 @@ def job_table(settings: Settings) -> Iterator[Table]:
     ------
     ConfigError
         There is none: a command that only looks must not create one in the wrong place.
+    UnavailableError
+        This user may not look.
     """
-    if not (settings.data_dir / FILE_NAME).is_file():
-        raise ConfigError(
-            f"no job table in {settings.data_dir}: start `osteon serve`,"
-            " or name the node's configuration with --config"
-        )
+    require_data(settings, FILE_NAME, "job table")
     table = open_table(settings.data_dir)
     try:
         yield table
