@@ -17,6 +17,7 @@ from osteon.results import peer
 from osteon.results.pacs import StandInPacs
 from osteon.results.peer import Destination, associate
 from osteon.results.turnstile import Turnstile
+from tests.tools import wait_until
 
 LATE_S = 0.05
 SENT_S = 0.1
@@ -75,3 +76,34 @@ def statuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any) -> list
                 response = assoc.send_c_echo()
                 found.append(response.Status if "Status" in response else None)
     return found
+
+
+class Stopped:
+    """What a turnstile knows of an association."""
+
+    _is_paused = False
+
+
+def test_a_reactor_that_has_stopped_says_so_whoever_denies_it() -> None:
+    """The thread that serves an N-EVENT-REPORT says at its end that the reactor goes on."""
+    assoc = Stopped()
+    turnstile = Turnstile(assoc)
+    turnstile.clear()
+    ended = threading.Event()
+
+    def pass_again_and_again() -> None:
+        while not ended.is_set():
+            turnstile.wait()
+
+    reactor = threading.Thread(target=pass_again_and_again)
+    reactor.start()
+    for _ in range(3):
+        assoc._is_paused = False
+        wait_until(lambda: assoc._is_paused)
+        turnstile.set()  # A request has ended, and the release of the association begins at once.
+        turnstile.clear()
+    ended.set()
+    turnstile.set()
+    reactor.join(10)
+    assert not reactor.is_alive()
+    assert not assoc._is_paused
