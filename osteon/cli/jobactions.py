@@ -10,7 +10,14 @@ from dataclasses import dataclass
 
 import click
 
-from osteon.cli.options import config_option, example, job_table, json_option, settings_in_force
+from osteon.cli.options import (
+    FiniteRange,
+    config_option,
+    example,
+    job_table,
+    json_option,
+    settings_in_force,
+)
 from osteon.cli.output import printable, write_json
 from osteon.config.settings import Priority, Settings
 from osteon.errors import NotRunnableError, StaleTransition
@@ -80,7 +87,7 @@ def priority(name: str, to: str, as_json: bool) -> None:
 @click.option("--gained", is_flag=True, help="All series that no route took, and one takes now.")
 @click.option(
     "--days",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=7.0,
     show_default=True,
     metavar="N",

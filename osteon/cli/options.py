@@ -3,6 +3,7 @@
 The options enter through click; the settings in force and an open job table leave.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,19 @@ def number_option(
     """Make an option that takes a whole number between two limits."""
     kind = click.IntRange(low, high)
     return click.option(flag, type=kind, default=default, show_default=True, metavar="N", help=what)
+
+
+class FiniteRange(click.FloatRange):
+    """A number between limits; neither infinity nor "nan", which no limit keeps out."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number, or fail."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return number
 
 
 def example(*lines: str) -> str:

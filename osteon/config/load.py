@@ -203,7 +203,7 @@ def _cure(key: str, errors: Sequence[ErrorDetails]) -> list[str]:
         return [f"write it as a section of its own, [{key}]"]
     if first["type"] == "list_type" and key in _LISTED:
         return [f"write it as [[{key}]], once for each"]
-    texts = [_words_of(one) for one in errors]
+    texts = [words_of(one) for one in errors]
     if not first["loc"]:
         return texts[0].splitlines()  # What several sections do not agree on, a line each.
     text = " or ".join(t[0].lower() + t[1:] for t in texts)
@@ -212,8 +212,14 @@ def _cure(key: str, errors: Sequence[ErrorDetails]) -> list[str]:
     return [text if told else f"{text}, not {value!r}"]
 
 
-def _words_of(error: ErrorDetails) -> str:
-    """Return what is wrong with a value; of a pattern, what it asks for."""
+def words_of(error: ErrorDetails) -> str:
+    """Return what is wrong with a value; of a pattern, what it asks for.
+
+    Parameters
+    ----------
+    error : ErrorDetails
+        One of the errors of a pydantic `ValidationError`.
+    """
     if error["type"] == "string_pattern_mismatch":
         return PATTERN_WORDS[error["ctx"]["pattern"]]
     if error["type"] == "path_type":

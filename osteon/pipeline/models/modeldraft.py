@@ -105,7 +105,8 @@ def make_folder(into: Path, name: str, kind: str, weights: Path, draft: Draft) -
         read_spec(folder)
     except (OSError, ModelError) as error:
         shutil.rmtree(folder)
-        raise ModelError(f"{error}; no folder was made") from error
+        why = str(error) if isinstance(error, ModelError) else f"{folder}: {error.strerror}"
+        raise ModelError(f"{why}; no folder was made") from error
     return folder
 
 

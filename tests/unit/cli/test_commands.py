@@ -143,6 +143,11 @@ def test_every_exit_code_of_the_error_tree_is_documented() -> None:
         (["models", "show", "nobody"], 8, "osteon: no model 'nobody'"),
         (["models", "verify", "nobody"], 8, "osteon: no model 'nobody'"),
         (["echo", "nobody"], 5, "osteon: no destination 'nobody'"),
+        (["purge", "--older-than", "nan", "--yes"], 2, "nan is no finite number"),
+        (["routes", "diff", "new.toml", "--days", "inf"], 2, "inf is no finite number"),
+        (["demo", "--timeout", "nan"], 2, "nan is no finite number"),
+        (["associations", "list", "--since", "noon"], 2, "'noon' is no time: write 2026-01-31 or"),
+        (["echo", "10.0.0.9:0:PACS"], 2, "osteon: '10.0.0.9:0:PACS': the port is 1 to 65535"),
         (["run", ".", "-o", "out"], 5, "osteon: .: no files there"),
     ],
 )
