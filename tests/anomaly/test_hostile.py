@@ -10,6 +10,7 @@ import ssl
 import statistics
 import struct
 import subprocess
+import tempfile
 import threading
 import time
 import zlib
@@ -125,6 +126,33 @@ class SlowPeers(threading.Thread):
             sock.close()
 
 
+class Stalls(threading.Thread):
+    """How late this machine wakes who sleeps or syncs: what is not the receiver's fault."""
+
+    SWITCHES = 4  # Of processes, in the course of one echo and of its row in the log.
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._over = threading.Event()
+        self._worst_s = 0.0
+
+    def run(self) -> None:
+        with tempfile.TemporaryFile() as file:
+            while not self._over.is_set():
+                began = time.monotonic()
+                file.write(b"x")
+                file.flush()
+                os.fsync(file.fileno())
+                time.sleep(0.01)
+                self._worst_s = max(self._worst_s, time.monotonic() - began - 0.01)
+
+    def allowance_s(self) -> float:
+        """Stop, and return how long an echo may have been held up."""
+        self._over.set()
+        self.join()
+        return self.SWITCHES * self._worst_s
+
+
 REQUEST = associate_request([(VERIFICATION, IMPLICIT)], "SLOW", "OSTEON")
 
 
@@ -151,8 +179,9 @@ def test_slow_peers_slow_nobody_down(
     echo(role.port, tls)
     wait_until(lambda: role.threads() <= 4, BACK_S)
     threads, descriptors = role.threads(), role.descriptors()
-    slow = SlowPeers(role.port, first, rest)
+    slow, stalls = SlowPeers(role.port, first, rest), Stalls()
     slow.start()
+    stalls.start()
     try:
         took_s, most = [], 0
         until = time.monotonic() + SLOW_S
@@ -163,7 +192,8 @@ def test_slow_peers_slow_nobody_down(
         slow.stop()
 
         assert len(took_s) > 20
-        assert statistics.quantiles(took_s, n=100)[98] < ECHO_S_MAX
+        allowed_s = ECHO_S_MAX + stalls.allowance_s()
+        assert statistics.quantiles(took_s, n=100)[98] < allowed_s
         assert most < THREADS_MAX
         wait_until(lambda: role.threads() <= threads, BACK_S)
         wait_until(lambda: role.descriptors() <= descriptors, BACK_S)
