@@ -551,6 +551,20 @@ def test_a_page_of_another_site_cannot_upload(shared: Served) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "known"),
+    [
+        ("/api/v1/predict?stat=failed", "before, limit, state, status"),
+        ("/api/v1/predict?limit=1&statsu=done", "before, limit, state, status"),
+        (f"{FILES}?prefx=inputs", "after, limit, prefix"),
+        ("/api/v1/predict/1?verbose=1", "none"),
+    ],
+)
+def test_a_parameter_that_a_call_has_not_is_refused(shared: Served, path: str, known: str) -> None:
+    said = problem_of(shared.client.get(path), 422)
+    assert said["detail"].endswith(f"is no parameter of this call; it has {known}")
+
+
+@pytest.mark.parametrize(
     ("headers", "status"),
     [
         ({"Origin": "http://evil"}, 403),
