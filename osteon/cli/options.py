@@ -100,7 +100,7 @@ def require_data(settings: Settings, name: str, what: str) -> None:
         ) from error
     if not there:
         raise ConfigError(
-            f"no {what} in {folder}: start `osteon serve`,"
+            f"no {what} in {folder.absolute()}: start `osteon serve`,"
             " or name the node's configuration with --config"
         )
 

@@ -67,7 +67,9 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Field(
-        Path("data"), description="Local folder of the spool, the job table and the results."
+        Path("data"),
+        description="Local folder of the spool, the job table and the results; a relative one is"
+        " taken from the working directory.",
     )
     scp: ScpSettings = ScpSettings()
     source: list[SourceSettings] = Field(default_factory=list)
