@@ -1,5 +1,6 @@
 """A folder of files as series: what belongs together, what is passed over, and why."""
 
+import errno
 import shutil
 import tempfile
 from pathlib import Path
@@ -8,6 +9,7 @@ import pydicom
 import pytest
 from click.testing import CliRunner
 
+from osteon.cli import folder as reader
 from osteon.cli.folder import read_folder
 from osteon.cli.main import cli
 from osteon.cli.routes import _ask
@@ -109,6 +111,24 @@ def test_a_file_that_cannot_be_read_is_told_and_no_success() -> None:
     assert result.exit_code == 11
     assert result.stderr == f"osteon: left out, since it could not be read: {last}\n"
     assert f"skipped {last}: cannot be read: Permission denied" in result.stdout
+
+
+def test_a_result_that_lacks_what_could_not_be_read_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ct = write_phantom(tmp_path / "ct", slices=8, rows=64, columns=64).dicom
+    last, read = max(ct.iterdir()), reader._read
+
+    def refuse(path: Path) -> reader.Instance:
+        if path == last:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(reader, "_read", refuse)
+    result = CliRunner().invoke(cli, ["run", str(ct), "-o", str(tmp_path / "out")])
+    assert result.exit_code == 11
+    assert f"osteon: left out, since it could not be read: {last}\n" in result.stderr
+    assert (tmp_path / "out" / "seg.dcm").is_file()
 
 
 def test_only_instances_are_sent(folder: Path) -> None:
