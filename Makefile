@@ -44,8 +44,8 @@ bench-faults: $(STAMP)  ## kills, power cuts and I/O errors; nightly with FAULTS
 bench-fuzz: $(STAMP)  ## malformed PDUs and data sets
 	$(BIN)/python bench/fuzz.py
 
-bench-bytes: $(STAMP)  ## 1,000 instances of 15 transfer syntaxes, byte for byte
-	$(BIN)/python bench/bytes.py
+bench-bytes: $(STAMP)  ## 1,000 instances byte for byte; DATA=folder of one slice in its syntaxes
+	$(BIN)/python bench/bytes.py $(if $(DATA),--data "$(DATA)")
 
 bench-soak: $(STAMP)  ## 5,000 associations, 50,000 instances
 	$(BIN)/python bench/soak.py
@@ -66,10 +66,12 @@ bench-states: $(STAMP)  ## 10,000 examples of whatever may happen, and mutations
 	$(BIN)/python bench/states.py --seeds $(or $(SEEDS),10000)
 
 bench-bones: $(STAMP)  ## the bone model beside plain thresholds; DATA=folder of labelled series
+	@test -n "$(DATA)" || { echo "give DATA=folder of labelled series"; exit 2; }
 	$(BIN)/python bench/bones.py --data "$(DATA)"
 	$(BIN)/python bench/bones_altered.py --data "$(DATA)"
 
 train-bones: $(STAMP)  ## a small network beside the bone model, series left out; DATA as above
+	@test -n "$(DATA)" || { echo "give DATA=folder of labelled series"; exit 2; }
 	$(BIN)/python bench/train_bones.py --data "$(DATA)"
 
 bench-sliding: $(STAMP)  ## the sliding window beside MONAI's, memory, overhead around a model

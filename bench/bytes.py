@@ -63,7 +63,10 @@ def kept(data_dir: Path) -> Counter[tuple[str, str, str]]:
 
 def run(data: Path, count: int, folder: Path) -> dict[str, tuple[int, int]]:
     """Send and compare; of each transfer syntax, how many were sent and how many kept as sent."""
-    sent = copies(raw_scu.load(data), count)
+    originals = raw_scu.load(data)
+    if not originals:
+        raise SystemExit(f"{data}: no instances there: name a folder of them with --data")
+    sent = copies(originals, count)
     with Role(folder / "data").start() as role:
         report = raw_scu.send(
             ("127.0.0.1", role.port),

@@ -23,6 +23,20 @@ COLUMNS = (
 _FORMATS = ["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"]
 
 
+class LocalTime(click.DateTime):
+    """A time as people write it; click's own message names formats of Python."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        """Return the time, or fail."""
+        try:
+            found: datetime = super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is no time: write 2026-01-31 or '2026-01-31 07:30'", param, ctx)
+        return found
+
+
 @click.group(name="associations", epilog=example("osteon associations list"))
 def command() -> None:
     """Show who connected, and what came of it."""
@@ -36,7 +50,7 @@ def command() -> None:
 @click.option("--ae", metavar="TITLE", help="Only those of this calling AE title.")
 @click.option(
     "--since",
-    type=click.DateTime(_FORMATS),
+    type=LocalTime(_FORMATS),
     metavar="TIME",
     help="Only those since then, local time: 2026-01-31 or '2026-01-31 07:30'.",
 )

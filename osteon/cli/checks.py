@@ -5,6 +5,7 @@ created.
 """
 
 import os
+import shutil
 import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from osteon.config.extras import load_extra
 from osteon.config.settings import ClusterSettings, Settings, TlsSettings
 from osteon.errors import ConfigError, OsteonError
+from osteon.pipeline.intake import GIGABYTE
 from osteon.pipeline.models.model import list_models, load_model, spec_of
 from osteon.pipeline.role import idle_gpus
 from osteon.pipeline.table.connection import NETWORK_FILE_SYSTEMS, file_system_of
@@ -24,7 +26,7 @@ def faults_of(settings: Settings) -> list[str]:
     doors += [(f"source {s.ae_title!r} tls", s.tls) for s in settings.source]
     doors += [(f"destination {d.name!r} tls", d.tls) for d in settings.destination]
     return [
-        *_data_dir_faults(settings.data_dir),
+        *_data_dir_faults(settings),
         *_model_faults(settings),
         *_file_faults("http.token_file", settings.http.token_file),
         *(fault for key, tls in doors if tls is not None for fault in _tls_faults(key, tls)),
@@ -44,16 +46,29 @@ def warnings_of(settings: Settings, gpus: Sequence[str] | None = None) -> list[s
     return [f"pipeline.slots: {idle}"] if idle else []
 
 
-def _data_dir_faults(data_dir: Path) -> Iterator[str]:
-    if data_dir.exists() and not data_dir.is_dir():
-        yield f"data_dir: {data_dir} is not a folder: name one on a local disk"
+def _data_dir_faults(settings: Settings) -> Iterator[str]:
+    data_dir = settings.data_dir
+    try:
+        existing = next(
+            p for p in (data_dir.absolute(), *data_dir.absolute().parents) if p.exists()
+        )
+    except PermissionError as error:
+        yield f"data_dir: {error.filename} cannot be looked at by this user: change its owner"
         return
-    existing = next(p for p in (data_dir.absolute(), *data_dir.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        yield f"data_dir: {existing} is not a folder: name one on a local disk"
+        return
     if not os.access(existing, os.W_OK | os.X_OK):
         yield f"data_dir: {existing} is not writable for this user: change its owner"
     kind = file_system_of(existing)
     if kind in NETWORK_FILE_SYSTEMS:
         yield f"data_dir: {data_dir} is on {kind}: name a folder on a local disk"
+    size = shutil.disk_usage(existing).total
+    if size <= settings.pipeline.disk_reserve_gb * GIGABYTE:
+        yield (
+            f"pipeline.disk_reserve_gb: the disk of {data_dir} has {size / GIGABYTE:.1f} GB in all:"
+            " nothing would be accepted, so name a larger disk or a smaller reserve"
+        )
 
 
 def _model_faults(settings: Settings) -> Iterator[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from osteon.cli.logging import configure_logging
 from osteon.cli.options import config_option, example, json_option, settings_in_force
@@ -48,7 +49,12 @@ def command() -> None:
     help="A host, and further names and addresses of it.  [default: this host]",
 )
 @click.option(
-    "--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="Scheduler's."
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=PORT,
+    show_default=True,
+    metavar="N",
+    help="Scheduler's; where hosts have one already, theirs.",
 )
 @click.option("--renew", is_flag=True, help="Replace certificates that are there.")
 def ca(folder: Path, names: tuple[str, ...], port: int, renew: bool, as_json: bool) -> None:
@@ -61,6 +67,12 @@ def ca(folder: Path, names: tuple[str, ...], port: int, renew: bool, as_json: bo
     authority = certificates.Authority(folder)
     first = f"[{hosts[0][0]}]" if ":" in hosts[0][0] else hosts[0][0]
     scheduler = _scheduler_of(folder) or f"tls://{first}:{port}"
+    chosen = click.get_current_context().get_parameter_source("port")
+    if chosen is ParameterSource.COMMANDLINE and not scheduler.endswith(f":{port}"):
+        raise ConfigError(
+            f"--port {port}: the hosts of {folder} have the scheduler {scheduler}: leave it out, or"
+            " take another folder"
+        )
     issues = []
     for host in hosts:
         issued = authority.issue(host, renew=renew)
@@ -105,6 +117,7 @@ def scheduler(host: str) -> None:
     "--port",
     type=click.IntRange(0, 65534),
     default=0,
+    metavar="N",
     help="Its port, and the next one; any where absent.",
 )
 def worker(name: str | None, host: str | None, port: int) -> None:

@@ -49,7 +49,13 @@ def check(as_json: bool) -> None:
     That is folders, files, certificates and models. It prints OK, or one line per fault; what is
     right and hardly meant, such as a GPU that stays idle, is a warning.
     """
-    faults, warnings = faults_of_file(chosen_config()), list[str]()
+    file = find_config(chosen_config())
+    try:
+        faults, warnings = faults_of_file(chosen_config()), list[str]()
+    except ConfigError as error:  # No TOML, or not to be read: one fault, and nothing else known.
+        if as_json:
+            write_json({"file": file, "ok": False, "faults": [error.message]})
+        raise
     summary = "of the settings are wrong: nothing would start"
     if not faults:
         # Here alone, since the models bring torch, which takes seconds to load.
@@ -60,7 +66,7 @@ def check(as_json: bool) -> None:
         summary = "of the settings do not hold on this machine"
     if as_json:
         told = {"ok": not faults, "faults": faults, "warnings": warnings}
-        write_json({"file": find_config(chosen_config())} | told)
+        write_json({"file": file} | told)
     else:
         for warning in warnings:
             click.echo(f"warning: {warning}")

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from osteon.cli.folder import Series, read_folder
-from osteon.cli.options import config_option, example, job_table, number_option
+from osteon.cli.options import FiniteRange, config_option, example, job_table, number_option
 from osteon.cli.output import printable, progress, write_table, writing_to
 from osteon.cli.sandbox import POLL_S, Sandbox
 from osteon.cli.send import send_all
@@ -46,7 +46,7 @@ Story = dict[str, Any]
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(10),
+    type=FiniteRange(10),
     default=600.0,
     show_default=True,
     metavar="SECONDS",

@@ -6,11 +6,12 @@ Nothing is copied: a file is read once for its header.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from osteon.errors import NotFoundError, OsteonError, UnparseableError
+from osteon.errors import NotFoundError, OsteonError, UnavailableError, UnparseableError
 from osteon.pipeline.instances.digest import digest_of
 from osteon.pipeline.instances.index import Header, read_header
 from osteon.pipeline.instances.part10 import decode_header
@@ -58,10 +59,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that belongs to no series here."""
+    """A file that belongs to no series here; of an unread one nobody knows whether it does."""
 
     path: Path
     why: str
+    unread: bool = False
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -71,13 +73,41 @@ def files_of(folder: Path) -> list[Path]:
     ------
     NotFoundError
         There is none.
+    UnavailableError
+        A folder below it cannot be looked into: what is in it would be passed over.
     """
     if folder.is_file():
         return [folder]
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
+
+    def refuse(error: OSError) -> None:
+        raise UnavailableError(
+            f"{error.filename} cannot be looked into: {error.strerror}: let this user read it,"
+            " or take it away"
+        ) from error
+
+    walked = os.walk(folder, onerror=refuse)
+    found = sorted(path for at, _, names in walked for path in _files(Path(at), names))
     if not found:
         raise NotFoundError(f"{folder}: no files there")
     return found
+
+
+def _files(folder: Path, names: Iterable[str]) -> Iterator[Path]:
+    return (path for path in map(folder.joinpath, names) if path.is_file())
+
+
+def check_all_read(skipped: Sequence[Skipped]) -> None:
+    """Make sure that nothing is missing because it could not be read.
+
+    Raises
+    ------
+    UnavailableError
+        Files could not; one is named.
+    """
+    unread = [one.path for one in skipped if one.unread]
+    if unread:
+        more = f", nor {len(unread) - 1} more" if len(unread) > 1 else ""
+        raise UnavailableError(f"left out, since it could not be read: {unread[0]}{more}")
 
 
 def read_folder(
@@ -104,7 +134,7 @@ def read_folder(
         except OsteonError as error:
             skipped.append(Skipped(path, error.message))
         except OSError as error:
-            skipped.append(Skipped(path, f"cannot be read: {error.strerror}"))
+            skipped.append(Skipped(path, f"cannot be read: {error.strerror}", unread=True))
         else:
             held = series.setdefault(found.header.series_instance_uid, {})
             twin = held.setdefault(found.header.sop_instance_uid, found)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from osteon.cli.options import config_option, example, json_option, settings_in_force
+from osteon.cli.options import FiniteRange, config_option, example, json_option, settings_in_force
 from osteon.cli.output import write_json, write_table
 from osteon.cli.tune import facts_of, folder_of, listen, show_tuned, tune_folder, write_if_better
 from osteon.errors import ConfigError, StageError
@@ -228,7 +228,7 @@ def init(
 @click.option(
     "--limit",
     "limit_s",
-    type=click.FloatRange(min=1.0),
+    type=FiniteRange(min=1.0),
     default=60.0,
     show_default=True,
     metavar="SECONDS",

@@ -3,6 +3,7 @@
 The options enter through click; the settings in force and an open job table leave.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 
 from osteon.config.load import load_settings
 from osteon.config.settings import Settings
-from osteon.errors import ConfigError
+from osteon.errors import ConfigError, UnavailableError
 from osteon.pipeline.table.connection import FILE_NAME, Table, open_table
 
 _CONFIG = "osteon.config"
@@ -44,11 +45,24 @@ def number_option(
     return click.option(flag, type=kind, default=default, show_default=True, metavar="N", help=what)
 
 
+class FiniteRange(click.FloatRange):
+    """A number between limits; neither infinity nor "nan", which no limit keeps out."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number, or fail."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return number
+
+
 def days_option(what: str) -> Callable[[Decorated], Decorated]:
     """Make the option ``--days``: how far a command looks back."""
     return click.option(
         "--days",
-        type=click.FloatRange(min=0, min_open=True),
+        type=FiniteRange(min=0, min_open=True),
         default=7.0,
         show_default=True,
         metavar="N",
@@ -78,6 +92,31 @@ def settings_in_force() -> Settings:
     return load_settings(chosen_config())
 
 
+def require_data(settings: Settings, name: str, what: str) -> None:
+    """Make sure that the data directory is one in which a node has run.
+
+    Raises
+    ------
+    ConfigError
+        There is no file or folder of this name in it.
+    UnavailableError
+        This user may not look.
+    """
+    folder = settings.data_dir
+    try:
+        there = (folder / name).exists()
+    except PermissionError as error:
+        raise UnavailableError(
+            f"data_dir: {folder} cannot be read by this user: run this as the user that the node"
+            " runs as"
+        ) from error
+    if not there:
+        raise ConfigError(
+            f"no {what} in {folder.absolute()}: start `osteon serve`,"
+            " or name the node's configuration with --config"
+        )
+
+
 @contextmanager
 def job_table(settings: Settings) -> Iterator[Table]:
     """Open the job table of a node that has run before, and close it after the block.
@@ -86,12 +125,10 @@ def job_table(settings: Settings) -> Iterator[Table]:
     ------
     ConfigError
         There is none: a command that only looks must not create one in the wrong place.
+    UnavailableError
+        This user may not look.
     """
-    if not (settings.data_dir / FILE_NAME).is_file():
-        raise ConfigError(
-            f"no job table in {settings.data_dir}: start `osteon serve`,"
-            " or name the node's configuration with --config"
-        )
+    require_data(settings, FILE_NAME, "job table")
     table = open_table(settings.data_dir)
     try:
         yield table

@@ -5,7 +5,14 @@ import time
 
 import click
 
-from osteon.cli.options import config_option, example, job_table, json_option, settings_in_force
+from osteon.cli.options import (
+    FiniteRange,
+    config_option,
+    example,
+    job_table,
+    json_option,
+    settings_in_force,
+)
 from osteon.cli.output import progress, write_json, write_table
 from osteon.pipeline.purge import (
     Freed,
@@ -28,7 +35,7 @@ DAY_S = 86_400
     "--older-than",
     "days",
     required=True,
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     metavar="DAYS",
     help="Days since anything has happened to a series.",
 )

@@ -15,9 +15,11 @@ _PREAMBLE = """\
 
 One TOML file, all of it optional. In force is the first of: the file that `--config` names, the
 one that `OSTEON_CONFIG` names, `osteon.toml` in the working directory, `/etc/osteon/osteon.toml`;
-without any, the defaults below. The variables of the last column win over the file; a list is
-given as JSON in the variable of its section. `osteon config show` prints what is in force,
-`osteon config check` says what is wrong with it.
+without any, the defaults below; one that may be in force and cannot be read is an error. The
+variables of the last column win over the file; a list is given as JSON in the variable of its
+section. An unknown key is an error, and so is a variable that looks like a misspelt one; others
+that begin with `OSTEON_` are left alone. `osteon config show` prints what is in force, `osteon
+config check` says what is wrong with it.
 
 This page is printed by `osteon config reference` from the schema.
 """

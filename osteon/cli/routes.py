@@ -26,7 +26,7 @@ from osteon.cli.output import (
 )
 from osteon.config.load import load_settings
 from osteon.config.settings import Condition, Settings
-from osteon.errors import OsteonError
+from osteon.errors import NotFoundError, OsteonError
 from osteon.pipeline.routediff import Change, Comparison, Difference, Plan, compare
 from osteon.pipeline.routes import Candidate, decide_in_study
 from osteon.pipeline.table.connection import Row
@@ -75,19 +75,29 @@ def test(folder: Path, called: str | None, as_json: bool) -> None:
     The condition that decides is named.
     """
     settings = settings_in_force()
+    called = called or settings.scp.ae_title
+    if called not in settings.called_ae_titles:
+        answers_to = ", ".join(sorted(settings.called_ae_titles))
+        raise NotFoundError(f"this node does not answer to {called!r}: it is called {answers_to}")
     with progress("reading") as bar:
         found, skipped = read_folder(folder, bar.show)
-    answers = _ask(settings, found, called or settings.scp.ae_title)
+    answers = _ask(settings, found, called)
     if as_json:
         files = [{"path": str(one.path), "reason": one.why} for one in skipped]
         write_json({"series": answers, "skipped_files": files})
-        return
+    else:
+        _write_answers(found, answers)
+        write_skipped([(one.path, one.why) for one in skipped])
+    if not found:
+        raise NotFoundError(f"{folder}: no DICOM series there")
+
+
+def _write_answers(found: list[Series], answers: list[dict[str, Any]]) -> None:
     for series, answer in zip(found, answers, strict=True):
         click.echo(printable(f"{series.series_instance_uid}: {series}"))
         for said in answer["routes"]:
             taken = "takes it" if said["taken"] else "leaves it"
             click.echo(printable(f"  {said['route']} {taken}: {said['why']}"))
-    write_skipped([(one.path, one.why) for one in skipped])
 
 
 @command.command(

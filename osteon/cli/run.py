@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from osteon.cli.folder import Series, read_folder
+from osteon.cli.folder import Series, check_all_read, read_folder
 from osteon.cli.options import config_option, example, json_option, settings_in_force
 from osteon.cli.output import (
     printable,
@@ -66,6 +66,7 @@ def command(folder: Path, out: Path, model: str | None, as_json: bool) -> None:
         raise errors[0]
     if not any(series["status"] == "done" for series in summary):
         raise VolumeError(f"{folder}: no CT series there")
+    check_all_read(skipped)
 
 
 def _segment_all(

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 from osteon.cli.toml import to_toml
@@ -127,14 +127,18 @@ class Sandbox:
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + READY_S
+        why = "it answers, and its role work does not run"
         while time.monotonic() < deadline:
             self.check()
-            with suppress(DeliveryError):
+            try:
                 echo(self.peer)
+            except DeliveryError as error:
+                why = error.message
+            else:
                 if work_is_running(self.settings.data_dir):
                     return
             time.sleep(POLL_S)
-        raise OsteonError(f"the node was not ready within {READY_S:g} s: see {self.log}")
+        raise OsteonError(f"the node was not ready within {READY_S:g} s: {why}: see {self.log}")
 
 
 def _free_ports(count: int) -> list[int]:

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import click
 
-from osteon.cli.folder import DICOMDIR, Skipped, files_of
+from osteon.cli.folder import DICOMDIR, Skipped, check_all_read, files_of
 from osteon.cli.options import config_option, example, json_option, settings_in_force
 from osteon.cli.output import Bar, printable, progress, write_json, write_skipped
 from osteon.cli.peers import peer_named
-from osteon.errors import DeliveryError, DeliveryRefusedError, UnparseableError
+from osteon.errors import (
+    DeliveryError,
+    DeliveryRefusedError,
+    NotFoundError,
+    UnparseableError,
+)
 from osteon.pipeline.instances.part10 import decode_header
 from osteon.results.peer import Destination
 from osteon.results.scu import StoreOutcome, store
@@ -58,7 +63,7 @@ class Sent:
 def command(folder: Path, name: str, calling: str | None, as_json: bool) -> None:
     """Send every DICOM file of a folder by C-STORE.
 
-    The exit code is 10 if one was not taken.
+    The exit code is 10 if one was not taken, 11 if one could not be read.
     """
     peer = peer_named(settings_in_force(), name, calling)
     paths, skipped = sendable(files_of(folder))
@@ -86,6 +91,9 @@ def command(folder: Path, name: str, calling: str | None, as_json: bool) -> None
     if sent.failed:
         missed = len(sent.failed) + len(sent.not_tried)
         raise DeliveryError(f"{missed} of {len(paths)} files were not taken by {peer}")
+    if not paths:
+        raise NotFoundError(f"{folder}: no DICOM instance there: nothing was sent")
+    check_all_read(skipped)
 
 
 def _range(paths: Sequence[Path]) -> str:
@@ -105,7 +113,7 @@ def sendable(paths: Sequence[Path]) -> tuple[list[Path], list[Skipped]]:
         except UnparseableError as error:
             skipped.append(Skipped(path, error.message))
         except OSError as error:
-            skipped.append(Skipped(path, f"cannot be read: {error.strerror}"))
+            skipped.append(Skipped(path, f"cannot be read: {error.strerror}", unread=True))
         else:
             if meta.sop_class_uid == DICOMDIR:
                 skipped.append(Skipped(path, "a DICOMDIR, not an instance"))

@@ -153,9 +153,11 @@ def _reap(children: Sequence[Child]) -> None:
             continue
         child.process = None
         if code == ConfigError.exit_code:
-            raise ConfigError(f"the role {child.role} does not start with this configuration")
+            raise ConfigError(
+                f"the role {child.role} does not start with this configuration: it says why above"
+            )
         if code == UnavailableError.exit_code and not child.restarts:
-            raise UnavailableError(f"the role {child.role} cannot start now")
+            raise UnavailableError(f"the role {child.role} cannot start now: it says why above")
         _restart_later(child, f"exit code {code}")
 
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import click
 
-from osteon.cli.options import config_option, example, json_option, settings_in_force
+from osteon.cli.options import config_option, example, json_option, require_data, settings_in_force
 from osteon.cli.output import printable, progress, write_json
 from osteon.cli.peers import peer_named
 from osteon.config.settings import Settings
-from osteon.errors import ConfigError, DeliveryError, NotFoundError, OsteonError
+from osteon.errors import DeliveryError, NotFoundError, OsteonError
 from osteon.pipeline.instances.leftovers import recover_all
 from osteon.pipeline.instances.spool import SPOOL
 from osteon.pipeline.rebuild import Fault, adopt, compare
@@ -29,8 +29,7 @@ def command(deep: bool, pacs: bool, rebuild: bool, as_json: bool) -> None:
     The exit code is 1 if something is lost or damaged.
     """
     settings = settings_in_force()
-    if not (settings.data_dir / SPOOL).is_dir():
-        raise ConfigError(f"no spool in {settings.data_dir}: name the node's configuration")
+    require_data(settings, SPOOL, "spool")
     table = open_table(settings.data_dir)
     found: list[Fault] = []
     adopted = 0

@@ -6,6 +6,7 @@ key and cure. ``config check`` is told all that is wrong.
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +18,15 @@ from pydantic_settings import EnvSettingsSource
 from pydantic_settings.exceptions import SettingsError
 
 from osteon.config.settings import Settings
+from osteon.config.values import PATTERN_WORDS
 from osteon.errors import ConfigError
 
 SYSTEM_PATH = Path("/etc/osteon/osteon.toml")
 PREFIX = str(Settings.model_config.get("env_prefix"))
 Loc = tuple[int | str, ...]
+_LISTED = frozenset({"source", "destination", "route"})
+# How like a variable another one must be to be taken for a misspelt one.
+_LIKENESS = 0.84
 _TYPES = frozenset({"str", "int", "float", "constrained-int", "constrained-float"})
 
 
@@ -37,7 +42,14 @@ def find_config(path: Path | None = None) -> Path | None:
     named = path or (Path(os.environ["OSTEON_CONFIG"]) if os.environ.get("OSTEON_CONFIG") else None)
     if named is not None:
         return named
-    return next((p for p in (Path("osteon.toml"), SYSTEM_PATH) if p.is_file()), None)
+    return next((p for p in (Path("osteon.toml"), SYSTEM_PATH) if _is_there(p)), None)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:
+        return True  # What may be in force is not passed over: reading it says why it cannot be.
 
 
 def load_settings(path: Path | None = None) -> Settings:
@@ -76,7 +88,9 @@ def _read(path: Path | None) -> Settings | list[str]:
     try:
         environment = EnvSettingsSource(Settings)()
     except SettingsError as error:
-        faults.append(f"environment: {error}: lists are written as JSON")
+        field = re.search(r'field "(\w+)"', str(error))
+        named = f"{PREFIX}{field[1].upper()}" if field else f"environment: {error}"
+        return [*faults, f"{named}: lists are written as JSON, and this is none"]
     try:
         settings = Settings.model_validate(_overlay(values, environment))
     except ValidationError as error:
@@ -91,9 +105,18 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file: name an existing one with --config") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+        raise ConfigError(
+            f"{path}: no such file: name an existing one with --config or OSTEON_CONFIG"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}: name one that this user can read, with"
+            " --config or OSTEON_CONFIG"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: cannot be read: byte {error.start} is no UTF-8: save it as UTF-8"
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
 
@@ -108,16 +131,31 @@ def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
 
 
 def _variable_faults() -> Iterator[str]:
-    """Name each variable of a section that there is not: pydantic would silently leave it out."""
+    """Name variables that are none and look like one: pydantic would silently leave them out."""
     for variable in sorted(os.environ):
         section, nested, _ = variable.upper().removeprefix(PREFIX).partition("__")
-        if not nested or not variable.upper().startswith(PREFIX):
+        if not variable.upper().startswith(PREFIX):
             continue
-        if section.lower() not in Settings.model_fields:
+        if not nested:
+            # Other programs have such names too: an orchestrator's OSTEON_SCHEDULER_PORT is one.
+            known = _variables()
+            meant = difflib.get_close_matches(variable.upper(), known, n=1, cutoff=_LIKENESS)
+            if meant and variable.upper() not in known:
+                yield f"{variable}: unknown variable; did you mean {meant[0]}?"
+        elif section.lower() not in Settings.model_fields:
             known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
             close = difflib.get_close_matches(f"{PREFIX}{section}", known, n=1)
             cure = f"did you mean {close[0]}__…?" if close else f"known are {', '.join(known)}"
             yield f"{variable}: unknown variable; {cure}"
+
+
+def _variables() -> list[str]:
+    """Return every variable that is read; a whole section may be given as JSON in its own."""
+    names = ["config"]
+    for name, field in Settings.model_fields.items():
+        section = None if name in _LISTED else _model_of(field.annotation)
+        names += [name, *(f"{name}__{key}" for key in (section.model_fields if section else ()))]
+    return [f"{PREFIX}{name}".upper() for name in names]
 
 
 def _variable_of(loc: Sequence[int | str], environment: Mapping[str, Any]) -> str | None:
@@ -154,19 +192,39 @@ def _cure(key: str, errors: Sequence[ErrorDetails]) -> list[str]:
     first = errors[0]
     if first["type"] == "extra_forbidden":
         known = _known_keys(first["loc"][:-1])
-        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        given = str(first["loc"][-1])
+        begun = [key for key in known if key.startswith(given)]
+        close = begun or difflib.get_close_matches(given, known, n=1)
         cure = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return [f"unknown key; {cure}"]
     if first["type"] == "missing":
         return ["missing; add it to the section"]
     if first["type"] == "model_type":
         return [f"write it as a section of its own, [{key}]"]
-    texts = [one["msg"].removeprefix("Value error, ") for one in errors]
+    if first["type"] == "list_type" and key in _LISTED:
+        return [f"write it as [[{key}]], once for each"]
+    texts = [words_of(one) for one in errors]
     if not first["loc"]:
         return texts[0].splitlines()  # What several sections do not agree on, a line each.
     text = " or ".join(t[0].lower() + t[1:] for t in texts)
-    given = first["input"]
-    return [f"{text}, not {given!r}" if isinstance(given, str | int | float) else text]
+    value = first["input"]
+    told = not isinstance(value, str | int | float) or repr(value) in text
+    return [text if told else f"{text}, not {value!r}"]
+
+
+def words_of(error: ErrorDetails) -> str:
+    """Return what is wrong with a value; of a pattern, what it asks for.
+
+    Parameters
+    ----------
+    error : ErrorDetails
+        One of the errors of a pydantic `ValidationError`.
+    """
+    if error["type"] == "string_pattern_mismatch":
+        return PATTERN_WORDS[error["ctx"]["pattern"]]
+    if error["type"] == "path_type":
+        return "write a path in quotes"
+    return error["msg"].removeprefix("Value error, ")
 
 
 def _known_keys(parents: Iterable[int | str]) -> list[str]:

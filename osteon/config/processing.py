@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from osteon.config.values import Seconds, Section
+from osteon.config.values import TLS_ADDRESS, Seconds, Section
 
 
 class Generations(StrEnum):
@@ -84,7 +84,7 @@ class ClusterSettings(Section):
     """GPUs on several machines, by the extra `osteon[cluster]`; this host alone where absent."""
 
     scheduler: str = Field(
-        pattern=r"^tls://(\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):\d{1,5}$",
+        pattern=TLS_ADDRESS,
         description="Address of the scheduler: `tls://HOST:PORT`.",
     )
     certificate: Path = Field(description="PEM file with this host's certificate.")

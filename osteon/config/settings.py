@@ -67,7 +67,9 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Field(
-        Path("data"), description="Local folder of the spool, the job table and the results."
+        Path("data"),
+        description="Local folder of the spool, the job table and the results; a relative one is"
+        " taken from the working directory.",
     )
     scp: ScpSettings = ScpSettings()
     source: list[SourceSettings] = Field(default_factory=list)
@@ -101,6 +103,9 @@ class Settings(BaseSettings):
                 yield f"route {route.name!r} sends to {name!r}, which no [[destination]] is named"
         yield from self._source_faults()
         yield from self._limit_faults()
+        everywhere = {"0.0.0.0", "::"} & {self.scp.host, self.http.host}  # noqa: S104 - compared
+        if self.scp.port == self.http.port and (everywhere or self.scp.host == self.http.host):
+            yield f"scp.port and http.port are both {self.scp.port}: choose another for one"
 
     def _source_faults(self) -> Iterator[str]:
         """Name sources of one AE title that differ: of a job only the title is known."""

@@ -10,15 +10,24 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 # Default repertoire without backslash and control characters, 16 characters (PS3.5 6.2, VR AE).
 # Spaces at its ends mean nothing there, and no peer says them.
+_AE_TITLE = r"^[ -\[\]-~]*[!-\[\]-~][ -\[\]-~]*$"
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+TLS_ADDRESS = r"^tls://(\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):\d{1,5}$"
+# What is said to a value that one of these patterns does not match.
+PATTERN_WORDS = {
+    _AE_TITLE: "an AE title has letters, digits and other ASCII characters, but no backslash",
+    _NAME: "a name has letters, digits, '_', '.' and '-', a letter or a digit first",
+    TLS_ADDRESS: "write tls://HOST:PORT",
+}
 AETitle = Annotated[
     str,
     StringConstraints(strip_whitespace=True),
-    Field(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]*[!-\[\]-~][ -\[\]-~]*$"),
+    Field(min_length=1, max_length=16, pattern=_AE_TITLE),
 ]
 Host = Annotated[str, Field(min_length=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(ge=0, le=30 * 86400)]
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=_NAME)]
 
 
 class Section(BaseModel):

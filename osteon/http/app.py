@@ -6,13 +6,14 @@ Settings, table and intake enter, a `FastAPI` leaves; ``role.py`` serves it.
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from osteon.config.settings import Settings
 from osteon.http import files, health, page, predict
 from osteon.http.auth import Guard, read_token
 from osteon.http.node import Node
 from osteon.http.problem import answer_problems, describe_problems
+from osteon.http.queries import only_known
 from osteon.http.status import NodeStatus
 from osteon.pipeline.intake import Intake
 from osteon.pipeline.table.connection import Table
@@ -51,7 +52,9 @@ def create_app(settings: Settings, table: Table, intake: Intake) -> FastAPI:
         redoc_url=None,
     )
     app.state.node = Node(settings, table, intake, NodeStatus(settings, table, intake))
-    for room in (files, predict, health, page):
+    for room in (files, predict):
+        app.include_router(room.router, dependencies=[Depends(only_known)])
+    for room in (health, page):
         app.include_router(room.router)
     answer_problems(app)
     app.add_middleware(Guard, token=token)

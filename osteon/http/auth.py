@@ -116,4 +116,13 @@ class Guard:
 
 
 def _is_cross_site(headers: Headers) -> bool:
-    return headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}
+    """Whether a browser says that a page of another site makes this call.
+
+    Browsers send Sec-Fetch-Site to loopback and where TLS is spoken alone. Elsewhere the Origin of
+    the page (RFC 6454) is compared with the host that was called; programs send neither.
+    """
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in {"none", "same-origin"}
+    origin = headers.get("origin")
+    return origin is not None and origin.partition("://")[2] != headers.get("host")

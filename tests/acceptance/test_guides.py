@@ -15,6 +15,8 @@ from tests.model_folders import nnunet_folder
 
 pytest.importorskip("monai", reason="the extras are not installed")
 
+DEADLINE_S = 840  # A minute on a machine of its own; many where others take it.
+pytestmark = pytest.mark.timeout(DEADLINE_S + 60)
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 TRAINED = (
     "weights/Dataset297_TotalSegmentator_total_3mm_1559subj/"
@@ -44,7 +46,7 @@ def follow(guide: str, folder: Path, **environment: str) -> str:
         start_new_session=True,
     )
     try:
-        said, _ = shell.communicate(timeout=280)
+        said, _ = shell.communicate(timeout=DEADLINE_S)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(shell.pid, signal.SIGKILL)  # The node, where the shell did not get so far.

@@ -602,6 +602,41 @@ def test_a_page_of_another_site_cannot_upload(shared: Served) -> None:
     assert shared.client.post(FILES, content=dicom_file(), headers=own).status_code == 202
 
 
+@pytest.mark.parametrize(
+    ("path", "known"),
+    [
+        ("/api/v1/predict?stat=failed", "before, limit, state, status"),
+        ("/api/v1/predict?limit=1&statsu=done", "before, limit, state, status"),
+        (f"{FILES}?prefx=inputs", "after, limit, prefix"),
+        ("/api/v1/predict/1?verbose=1", "none"),
+    ],
+)
+def test_a_parameter_that_a_call_has_not_is_refused(shared: Served, path: str, known: str) -> None:
+    said = problem_of(shared.client.get(path), 422)
+    assert said["detail"].endswith(f"is no parameter of this call; it has {known}")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://evil"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://NODE"}, 202),
+        ({}, 202),
+        # A proxy in front speaks TLS and calls by another host: the browser's word holds.
+        ({"Origin": "https://node.hospital", "Sec-Fetch-Site": "same-origin"}, 202),
+        ({"Origin": "http://NODE", "Sec-Fetch-Site": "cross-site"}, 403),
+    ],
+)
+def test_without_tls_the_origin_tells_a_page_of_another_site(
+    shared: Served, headers: dict[str, str], status: int
+) -> None:
+    host = f"127.0.0.1:{shared.settings.http.port}"
+    told = {name: value.replace("NODE", host) for name, value in headers.items()}
+    answer = shared.client.post(FILES, content=dicom_file(), headers=told)
+    assert answer.status_code == status
+
+
 def test_a_port_in_use_is_a_configuration_error(shared: Served, tmp_path: Path) -> None:
     settings = http_settings(tmp_path, port=shared.settings.http.port)
     with pytest.raises(ConfigError, match=r"choose another http\.host or http\.port"):

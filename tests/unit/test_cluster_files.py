@@ -64,6 +64,17 @@ def test_the_authority_answers_in_json(tmp_path: Path) -> None:
         assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", host["expires"])
 
 
+def test_a_port_that_the_hosts_do_not_have_is_refused(tmp_path: Path) -> None:
+    line = ["cluster", "ca", str(tmp_path), "--name"]
+    assert CliRunner().invoke(cli, [*line, "node1", "--port", "9000"]).exit_code == 0
+    refused = CliRunner().invoke(cli, [*line, "gpu1", "--port", "9001"])
+    assert refused.exit_code == 2
+    assert "have the scheduler tls://node1:9000" in refused.stderr
+    assert not (tmp_path / "gpu1.toml").exists()
+    assert CliRunner().invoke(cli, [*line, "gpu1"]).exit_code == 0
+    assert "tls://node1:9000" in (tmp_path / "gpu1.toml").read_text()
+
+
 @pytest.mark.parametrize("version", ["1.30", "1.34"])
 @pytest.mark.parametrize("document", MANIFEST, ids=lambda d: f"{d['kind']}-{d['metadata']['name']}")
 def test_the_manifest_is_what_kubernetes_takes(document: dict[str, Any], version: str) -> None:

@@ -63,7 +63,10 @@ class Authority:
             loaded = serialization.load_pem_private_key(key.read_bytes(), password=None)
             self._issuer = x509.load_pem_x509_certificate(self.certificate.read_bytes())
         except OSError as error:
-            raise ConfigError(f"{folder}: no authority can be kept here: {error}") from error
+            raise ConfigError(
+                f"{error.filename or folder}: no authority can be kept here: {error.strerror}:"
+                " choose a folder that this user can write"
+            ) from error
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{folder}: ca.pem or ca.key cannot be read: {error}") from error
         if not isinstance(loaded, ec.EllipticCurvePrivateKey) or (

@@ -11,6 +11,8 @@ from pathlib import Path, PurePosixPath
 from osteon.errors import ModelError
 
 ARCHIVES = {"torchscript": "torch.jit.save", "torch-export": "torch.export.save"}
+# The first byte of ONNX's ModelProto: the tag of one of its fields (onnx.proto).
+ONNX_TAGS = b"\x08\x12\x1a\x22\x28\x32\x3a\x42\x72\xa2\xca\xd2"
 PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -24,7 +26,11 @@ def check_format(kind: str, path: Path, content: bytes) -> None:
         be.
     """
     found = _kind_of(content)
-    if found == kind or (found == "" and kind not in ARCHIVES):
+    if found == kind:
+        return
+    if found == "" and kind == "onnx":
+        if not content or content[0] not in ONNX_TAGS:
+            raise ModelError(f"{path}: is not onnx: it does not begin as an ONNX model does")
         return
     if found == "pickle":
         raise ModelError(

@@ -121,7 +121,8 @@ def make_folder(into: Path, name: str, kind: str, weights: Path, draft: Draft) -
         read_spec(folder)
     except (OSError, StageError) as error:
         shutil.rmtree(folder)
-        raise ModelError(f"{error}; no folder was made") from error
+        why = f"{folder}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise ModelError(f"{why}; no folder was made") from error
     return folder
 
 

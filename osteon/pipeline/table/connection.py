@@ -247,7 +247,10 @@ def open_table(data_dir: Path, *, clock: Callable[[], float] = time.time) -> Tab
             f"data_dir: {data_dir} cannot be created: {error.strerror}"
         ) from error
     if not os.access(data_dir, os.W_OK):
-        raise UnavailableError(f"data_dir: {data_dir} is not writable: check its owner")
+        raise UnavailableError(
+            f"data_dir: {data_dir} is not writable for this user: check its owner, or"
+            " run this as the user that the node runs as"
+        )
     kind = file_system_of(data_dir)
     if kind in NETWORK_FILE_SYSTEMS:
         raise ConfigError(f"data_dir: {data_dir} is on {kind}: name a folder on a local disk")

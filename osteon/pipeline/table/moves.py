@@ -36,7 +36,7 @@ def move(
     to_stage = stage or Stage(job["stage"])
     if to_state is None or job["stage"] not in STAGES_OF.get(event, tuple(Stage)):
         raise StaleTransition(
-            f"job {job['id']} is {job['state']} at {job['stage']}: it cannot {event}"
+            f"job {job['id']} is {job['state']} at {job['stage']}: there is nothing to {event}"
         )
     now = table.clock()
     with table.write():

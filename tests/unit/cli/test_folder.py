@@ -1,17 +1,24 @@
 """A folder of files as series: what belongs together, what is passed over, and why."""
 
+import errno
 import shutil
+import tempfile
 from pathlib import Path
 
 import pydicom
 import pytest
+from click.testing import CliRunner
 
+from osteon.cli import folder as reader
 from osteon.cli.folder import read_folder
+from osteon.cli.main import cli
 from osteon.cli.routes import _ask
 from osteon.cli.send import sendable
 from osteon.config.settings import Settings
-from osteon.errors import NotFoundError
+from osteon.errors import NotFoundError, UnavailableError
 from osteon.pipeline.phantoms.phantom import write_phantom
+from osteon.results.pacs import StandInPacs
+from tests.privileges import as_nobody
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +64,71 @@ def test_one_file_is_a_folder_of_one(folder: Path) -> None:
 def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no files there"):
         read_folder(tmp_path)
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_passed_over() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        closed = Path(name) / "closed"
+        write_phantom(closed, slices=4, rows=64, columns=64)
+        (Path(name) / "notes.txt").write_text("no DICOM")
+        with as_nobody(Path(name)):
+            closed.chmod(0)
+            with pytest.raises(UnavailableError) as caught:
+                read_folder(Path(name))
+            closed.chmod(0o700)
+    assert caught.value.message.startswith(f"{closed} cannot be looked into: Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["send", "{}", "--to", "h:1:A"], 5, "no DICOM instance there: nothing was sent"),
+        (["routes", "test", "{}"], 5, "no DICOM series there"),
+        (["run", "{}", "-o", "{}/out"], 6, "no CT series there"),
+        (["demo", "--ct", "{}", "--out", "{}/demo"], 5, "no CT series there"),
+        (["routes", "test", "{}", "--called", "WRONG"], 5, "this node does not answer to 'WRONG'"),
+    ],
+)
+def test_a_folder_without_images_is_an_error(
+    args: list[str], code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("no DICOM")
+    result = CliRunner().invoke(cli, [arg.format(tmp_path) for arg in args])
+    assert result.exit_code == code
+    assert says in result.stderr
+
+
+def test_a_file_that_cannot_be_read_is_told_and_no_success() -> None:
+    with tempfile.TemporaryDirectory() as name, StandInPacs(Path(name) / "pacs") as pacs:
+        ct = write_phantom(Path(name), slices=4, rows=64, columns=64).dicom
+        send = ["send", str(ct), "--to", f"127.0.0.1:{pacs.port}:PACS"]
+        assert CliRunner().invoke(cli, send).exit_code == 0
+        last = max(ct.iterdir())
+        with as_nobody(Path(name)):
+            last.chmod(0)
+            result = CliRunner().invoke(cli, send)
+    assert result.exit_code == 11
+    assert result.stderr == f"osteon: left out, since it could not be read: {last}\n"
+    assert f"skipped {last}: cannot be read: Permission denied" in result.stdout
+
+
+def test_a_result_that_lacks_what_could_not_be_read_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ct = write_phantom(tmp_path / "ct", slices=8, rows=64, columns=64).dicom
+    last, read = max(ct.iterdir()), reader._read
+
+    def refuse(path: Path) -> reader.Instance:
+        if path == last:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(reader, "_read", refuse)
+    result = CliRunner().invoke(cli, ["run", str(ct), "-o", str(tmp_path / "out")])
+    assert result.exit_code == 11
+    assert f"osteon: left out, since it could not be read: {last}\n" in result.stderr
+    assert (tmp_path / "out" / "seg.dcm").is_file()
 
 
 def test_only_instances_are_sent(folder: Path) -> None:

@@ -143,7 +143,7 @@ def test_what_cannot_be_made_leaves_nothing(
     args: list[str], code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "here").write_bytes(b"x")
+    (tmp_path / "here").write_bytes(b"\x08")
     result = osteon("init", "mine", *args)
     assert (result.exit_code, says in result.stderr) == (code, True), result.stderr
     assert not (tmp_path / "m" / "mine").exists()
@@ -167,12 +167,15 @@ def test_weights_of_another_kind_are_named_before_a_folder_is_made(tmp_path: Pat
     tensors, old = tmp_path / "state.pth", tmp_path / "old.pth"
     torch.save({"weight": torch.zeros(1)}, tensors)
     torch.save({"weight": torch.zeros(1)}, old, _use_new_zipfile_serialization=False)
+    text = tmp_path / "config.toml"
+    text.write_text("data_dir = 1")
     for kind, weights, says in (
         ("torch-export", script, "is of the kind torchscript, not torch-export"),
         ("torchscript", program, "is of the kind torch-export, not torchscript"),
         ("onnx", script, "give --kind torchscript"),
         ("torchscript", tensors, "is what torch.save writes"),
         ("onnx", old, "save the network itself"),
+        ("onnx", text, "does not begin as an ONNX model does"),
     ):
         result = osteon(
             "init", "m", "--kind", kind, "--weights", weights, "--into", tmp_path / "models"

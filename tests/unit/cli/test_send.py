@@ -1,6 +1,7 @@
 """Sending to a real Storage SCP that takes, refuses, or is not there."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 from osteon.cli.main import cli
 from osteon.cli.peers import peer_named
 from osteon.config.settings import Settings
-from osteon.errors import NotFoundError
+from osteon.errors import ConfigError, NotFoundError
 from osteon.pipeline.phantoms.phantom import write_phantom
 from osteon.results.pacs import StandInPacs
 
@@ -141,8 +142,22 @@ def test_a_peer_has_a_name_or_an_address(name: str, expected: tuple[str, str, in
 
 
 @pytest.mark.parametrize(
-    "name", ["nobody", "host:104", "host:x:AE", "host:70000:AE", ":1:A", "h:1:"]
+    ("name", "why"),
+    [
+        ("host:x:AE", "'host:x:AE': the port is 1 to 65535, not 'x'"),
+        ("host:70000:AE", "the port is 1 to 65535, not '70000'"),
+        ("host:0:AE", "the port is 1 to 65535, not '0'"),
+        ("h:1:", "'h:1:': AE title '': string should have at least 1 character"),
+        ("h:1:LONGER_THAN_SIXTEEN", "at most 16 characters"),
+        ("h:1:A\\B", "but no backslash"),
+    ],
 )
+def test_an_address_says_what_of_it_is_wrong(name: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(why)):
+        peer_named(Settings.model_validate({}), name)
+
+
+@pytest.mark.parametrize("name", ["nobody", "host:104", ":1:A"])
 def test_what_is_neither_names_those_that_are_listed(name: str) -> None:
     with pytest.raises(NotFoundError, match="listed are none"):
         peer_named(Settings.model_validate({}), name)

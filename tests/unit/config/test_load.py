@@ -1,12 +1,17 @@
 """The configuration file and the environment: what is in force, and what is said to mistakes."""
 
 import os
+import re
+import tempfile
+from pathlib import Path
 
 import pytest
 
+from osteon.cli.reference import reference
 from osteon.config import load
 from osteon.config.load import find_config, load_settings
 from osteon.errors import ConfigError
+from tests.privileges import as_nobody
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +77,7 @@ WRONG = [
     ("[scp]\nquiet_s = -1", "scp.quiet_s", "greater than or equal to 0"),
     ("[scp]\nquiet_s = nan", "scp.quiet_s", "finite number"),
     ('[scp]\nae_title = "TOO_LONG_FOR_AN_AE"', "scp.ae_title", "at most 16 characters"),
-    ('[scp]\nae_title = "A\\\\B"', "scp.ae_title", "should match pattern"),
+    ('[scp]\nae_title = "A\\\\B"', "scp.ae_title", "but no backslash, not"),
     ('[scp]\nae_title = "  "', "scp.ae_title", "at least 1 character"),
     ('[scp]\nhost = ""', "scp.host", "at least 1 character"),
     ('[scp.tls]\ncertificate = "c"', "scp.tls.key", "missing; add it to the section (and 1 more)"),
@@ -89,7 +94,7 @@ WRONG = [
     ),
     ('[[source]]\nae_title = "A"\nweight = 0', "source[0].weight", "greater than 0"),
     ('[[source]]\nae_title = "A"\npriority = "now"', "source[0].priority", "'stat', 'urgent'"),
-    (f'[[destination]]\nname = "a b"\n{PEER}', "destination[0].name", "should match pattern"),
+    (f'[[destination]]\nname = "a b"\n{PEER}', "destination[0].name", "a letter or a digit first"),
     (f'[[destination]]\nname = "p"\n{PEER}' * 2, "settings", "'p' is listed twice: rename one"),
     ('[[route]]\nname = "r"\n' * 2, "settings", "'r' is listed twice: rename one"),
     (
@@ -149,7 +154,20 @@ WRONG = [
         "a model is named twice: name each once",
     ),
     ('[[route]]\nname = "r"\nseries = "best"', "route[0].series", "'thinnest' or 'largest'"),
-    ('route = "x"', "route", "valid list"),
+    (
+        '[scp]\nport = 8080\n[http]\nhost = "10.0.0.1"',
+        "settings",
+        "scp.port and http.port are both 8080: choose another for one",
+    ),
+    ('route = "x"', "route", "write it as [[route]]"),
+    ('[source]\nae_title = "A"', "source", "write it as [[source]], once for each"),
+    (f'[[destination]]\nae = "x"\nname = "p"\n{PEER}', "destination[0].ae", "mean 'ae_title'?"),
+    ("data_dir = 5", "data_dir", "write a path in quotes, not 5"),
+    (
+        '[cluster]\nscheduler = "tls://a"\ncertificate = "c"\nkey = "k"\nca = "a"',
+        "cluster.scheduler",
+        "write tls://HOST:PORT, not 'tls://a'",
+    ),
 ]
 
 
@@ -165,12 +183,13 @@ def test_a_message_names_file_key_and_cure(write, text, key, cure):
 
 def test_files_that_are_none(write, tmp_path):
     cases = {
-        tmp_path / "absent.toml": "no such file: name an existing one with --config",
+        tmp_path
+        / "absent.toml": "no such file: name an existing one with --config or OSTEON_CONFIG",
         write("x = ["): "not TOML",
-        tmp_path: "cannot be read",
+        tmp_path: "cannot be read: Is a directory: name one that this user can read",
     }
     (tmp_path / "latin.toml").write_bytes(b'data_dir = "\xe4"')
-    cases[tmp_path / "latin.toml"] = "cannot be read"
+    cases[tmp_path / "latin.toml"] = "cannot be read: byte 12 is no UTF-8: save it as UTF-8"
     for path, cure in cases.items():
         with pytest.raises(ConfigError, match=cure) as caught:
             load_settings(path)
@@ -183,7 +202,10 @@ def test_files_that_are_none(write, tmp_path):
         ("OSTEON_SCP__PORT", "0", "OSTEON_SCP__PORT: scp.port: input should be greater"),
         ("OSTEON_SCP__PORTT", "1", "OSTEON_SCP__PORTT: scp.portt: unknown key; did you mean"),
         ("OSTEON_SPC__PORT", "1", "OSTEON_SPC__PORT: unknown variable; did you mean OSTEON_SCP__"),
-        ("OSTEON_SOURCE", "[{", "lists are written as JSON"),
+        ("OSTEON_SOURCE", "[{", "OSTEON_SOURCE: lists are written as JSON, and this is none"),
+        ("OSTEON_DATADIR", "x", "OSTEON_DATADIR: unknown variable; did you mean OSTEON_DATA_DIR?"),
+        ("OSTEON_SCP_PORT", "1", "unknown variable; did you mean OSTEON_SCP__PORT?"),
+        ("osteon_routes", "[]", "osteon_routes: unknown variable; did you mean OSTEON_ROUTE?"),
         ("OSTEON_SOURCE", '[{"ae": 1}]', "OSTEON_SOURCE: source[0].ae"),
     ],
 )
@@ -207,5 +229,36 @@ def test_a_wrong_value_of_the_file_names_the_file_though_the_environment_says_ot
 
 def test_other_variables_of_the_machine_are_left_alone(monkeypatch):
     monkeypatch.setenv("OSTEON_VERSION", "1")
+    # As Kubernetes sets for a service named osteon-scheduler.
+    monkeypatch.setenv("OSTEON_SCHEDULER_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("OSTEON_SCHEDULER_PORT", "tcp://10.0.0.1:8786")
     monkeypatch.setenv("OTHER__PORT", "1")
     assert load_settings().scp.port == 11112
+
+
+def test_every_variable_of_the_reference_is_known_and_taken(monkeypatch):
+    named = set(re.findall(r"`(OSTEON_[A-Z_]+)`", reference())) - {"OSTEON_CONFIG"}
+    assert len(named) > 40
+    assert {name for name in named if "__TLS__" not in name} <= set(load._variables())
+
+
+def test_a_section_as_json_in_its_variable(monkeypatch):
+    monkeypatch.setenv("OSTEON_SCP", '{"port": 5}')
+    assert load_settings().scp.port == 5
+
+
+@pytest.mark.parametrize("closed", ["etc", "etc/osteon.toml"])
+def test_a_file_that_may_be_in_force_and_cannot_be_read_is_not_passed_over(monkeypatch, closed):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = folder / "etc" / "osteon.toml"
+        path.parent.mkdir()
+        path.write_text("[scp]\nport = 1")
+        monkeypatch.setattr(load, "SYSTEM_PATH", path)
+        monkeypatch.chdir(folder)
+        with as_nobody(folder):
+            (folder / closed).chmod(0)
+            with pytest.raises(ConfigError) as caught:
+                load_settings()
+        monkeypatch.chdir("/")
+    assert caught.value.message.startswith(f"{path}: cannot be read: Permission denied: name one")

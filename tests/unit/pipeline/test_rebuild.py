@@ -1,7 +1,10 @@
 """Disk and table are compared, and a lost table is rebuilt from the spool alone."""
 
 import os
+import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,31 @@ def test_what_agrees_has_no_fault(node: Node) -> None:
     node.tick_until_state("done")
     spooled(node)
     assert list(compare(node.table, deep=True)) == []
+
+
+def test_a_backup_made_beside_the_running_node_is_whole(node: Node, tmp_path: Path) -> None:
+    """First the table by SQLite's own backup, then spool and results, as the manual says."""
+    node.receive(range(1, 5))
+    node.tick_until_state("done")
+    spooled(node)
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    with (
+        closing(sqlite3.connect(node.data_dir / FILE_NAME)) as table,
+        closing(sqlite3.connect(backup / FILE_NAME)) as copied,
+    ):
+        table.backup(copied)
+    for name in ("spool", "results"):
+        shutil.copytree(node.data_dir / name, backup / name)
+    restored = open_table(backup, clock=node.clock)
+    try:
+        assert list(compare(restored, deep=True)) == []
+        counted = "SELECT count(*) FROM instance"
+        assert restored.rows(counted)[0][0] == 4
+        next((backup / "spool").glob("*/*.dcm")).unlink()
+        assert [fault.kind for fault in compare(restored, deep=True)] == ["missing"]
+    finally:
+        restored.close()
 
 
 def test_every_kind_of_damage_is_named(node: Node) -> None:
