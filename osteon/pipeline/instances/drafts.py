@@ -22,9 +22,9 @@ import structlog
 from osteon.errors import OsteonError
 from osteon.pipeline.instances.blocks import BlockWriter, Slabs
 
-READY = 32  # Names are made in such numbers, so that one sync of the folder serves them all.
+READY = 64  # Names are made in such numbers, so that one sync of the folder serves them all.
 NAMED_MAX = 1_024  # Drafts whose last names are not synced yet; each would be read after a crash.
-SETTLE_S = 0.05  # How long the last names of drafts gather.
+SETTLE_S = 0.1  # How long the last names of drafts gather.
 CLOSE_S = 5.0
 RETRY_S = 0.5  # When names or rows could not be synced, as on a full disk.
 KEEPER_S = 1.0  # The thread that does all this ends when nothing came for so long.
