@@ -11,6 +11,7 @@ makes use of what is finished. So the network waits for the first slab alone, an
 what the last window finishes.
 """
 
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import islice
@@ -30,6 +31,7 @@ from osteon.pipeline.models.windows import (
 )
 
 PLANES_AT_ONCE = 8  # Of finished logits: so few stay in a processor's caches until they are labels.
+VOXELS_AT_ONCE = 2**17  # More planes, where they are so small that the calls would cost more.
 MEMORY_SHARE = 0.8  # Of the GPU's free memory: the rest is for what the first window did not show.
 
 ReadPlanes = Callable[[int, int], torch.Tensor]
@@ -247,8 +249,10 @@ def _part(
         slice(w.start - offset, w.stop - offset) for w, offset in zip(wider, before, strict=True)
     )
     offset = step.first - step.finished.start
-    for start in range(step.finished.start, step.finished.stop, PLANES_AT_ONCE):
-        planes = slice(start, min(start + PLANES_AT_ONCE, step.finished.stop))
+    area = math.prod(axis.stop - axis.start for axis in part)
+    count = max(PLANES_AT_ONCE, VOXELS_AT_ONCE // area)
+    for start in range(step.finished.start, step.finished.stop, count):
+        planes = slice(start, min(start + count, step.finished.stop))
         if not torch.isfinite(slab.finish((planes, *part)).sum()):
             raise ModelError(
                 "the network's logits are not finite (NaN or infinite): if run.precision is "
