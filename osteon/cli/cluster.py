@@ -158,6 +158,7 @@ async def _until_stopped(process: Callable[[asyncio.Event], Coroutine[Any, Any, 
     loop = asyncio.get_running_loop()
 
     def note(number: signal.Signals) -> None:
+        """Ask for the end; a second signal ends the process at once."""
         stop.set()
         loop.remove_signal_handler(number)
 

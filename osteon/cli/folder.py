@@ -80,6 +80,7 @@ def files_of(folder: Path) -> list[Path]:
         return [folder]
 
     def refuse(error: OSError) -> None:
+        """Pass over no folder that cannot be read, as `os.walk` would."""
         raise UnavailableError(
             f"{error.filename} cannot be looked into: {error.strerror}: let this user read it,"
             " or take it away"

@@ -54,6 +54,7 @@ def retry(name: str, as_json: bool) -> None:
     settings = settings_in_force()
 
     def act(table: Table, job: Row, who: str) -> list[Done]:
+        """Have a job run again, by the present routes."""
         return [_done(one) for one in rerouting.retry(settings, table, job, who)]
 
     _each(settings, name, _failed, "has failed or was cancelled", act, as_json=as_json)
@@ -73,6 +74,7 @@ def priority(name: str, to: str, as_json: bool) -> None:
     """
 
     def act(table: Table, job: Row, who: str) -> list[Done]:
+        """Give a job another priority."""
         if jobs.prioritize(table, job, Priority(to), who):
             return [Done(job["id"], "prioritized", f"is {to} now")]
         return [Done(job["id"], "kept", f"is {to} already")]
@@ -132,6 +134,7 @@ def cancel(name: str, as_json: bool) -> None:
     """
 
     def act(table: Table, job: Row, who: str) -> list[Done]:
+        """Cancel a job."""
         jobs.cancel(table, job, who)
         return [Done(job["id"], "cancelled", "is cancelled")]
 

@@ -58,6 +58,7 @@ def _run_role(role: str, settings: Settings, *, supervised: bool) -> None:
     stop = threading.Event()
 
     def note(number: int, _: FrameType | None) -> None:
+        """Ask for the end."""
         stop.set()
         signal.signal(number, signal.SIG_DFL)  # A second one ends the process at once.
 
@@ -72,6 +73,7 @@ def _follow_parent(stop: Callable[[], object]) -> None:
     """Stop when the parent's end of standard input is closed, and end by force if need be."""
 
     def follow() -> None:
+        """End this role when its supervisor closes the pipe, or dies."""
         while os.read(_STDIN, 1):
             pass
         stop()

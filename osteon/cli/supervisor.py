@@ -79,6 +79,7 @@ class Supervisor:
         """Turn signals into bytes of a pipe, so that one wait sees them all and misses none."""
 
         def note(number: int, _: FrameType | None) -> None:
+            """Count the signals that ask for the end."""
             self._stops += number != signal.SIGCHLD
 
         reader, writer = os.pipe()

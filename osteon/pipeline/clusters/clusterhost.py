@@ -104,6 +104,7 @@ def open_parcel(parcel: Parcel) -> Reply:
     out = str(parcel.request.out)
 
     def tell(fraction: float) -> None:
+        """Tell the node how far the stage is."""
         worker.log_event(PROGRESS, {"out": out, "fraction": fraction})
 
     with progress.heard_by(now_and_then(tell)):

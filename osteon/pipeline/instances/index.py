@@ -274,13 +274,16 @@ class _Head:
 
     @property
     def implicit(self) -> bool:
+        """Whether elements have no VR (PS3.5 7.1.3)."""
         return self.syntax == _IMPLICIT
 
     @property
     def little(self) -> bool:
+        """Whether numbers begin with their lowest byte (PS3.5 7.3)."""
         return self.syntax != _BIG_ENDIAN
 
     def walk(self) -> Walk:
+        """Find what is wanted without pydicom."""
         return walk(
             self.raw,
             _WANTED,
