@@ -18,6 +18,9 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.presentation import AllStoragePresentationContexts
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
+ENDING_S = 2.0
+"""How long associations that are about to end are given, when the stand-in stops."""
+
 Respond = Callable[[str], tuple[int, str]]
 """From the SOP Instance UID to the status of the response and its Error Comment."""
 
@@ -96,7 +99,22 @@ class StandInPacs:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Stop listening, once what is being rejected or released has ended by itself.
+
+        To abort such an association breaks pynetdicom's state machine: an A-ABORT is for one that
+        is open, state Sta6 of PS3.8 9.2.
+        """
+        ends = time.monotonic() + ENDING_S
+        while self._is_ending() and time.monotonic() < ends:
+            time.sleep(0.005)
         self._ae.shutdown()
+
+    def _is_ending(self) -> bool:
+        """Return whether an association is neither open nor over."""
+        return any(
+            assoc.dul.state_machine.current_state != "Sta6"
+            for assoc in self._ae.active_associations
+        )
 
     @property
     def received(self) -> list[Path]:
