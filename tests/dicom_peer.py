@@ -1,5 +1,6 @@
 """DICOM peers for tests: a receiver on loopback, and SCUs from well-behaved to hostile."""
 
+import os
 import socket
 import ssl
 import struct
@@ -21,6 +22,7 @@ from osteon.config.settings import Settings
 from osteon.pipeline.instances.part10 import decode_header
 from osteon.pipeline.intake import Intake
 from osteon.pipeline.table.connection import Table, open_table
+from osteon.scp.lanes import Lanes, lanes_of
 from osteon.scp.server import Receiver
 from tests.tools import free_port
 
@@ -28,7 +30,7 @@ CT = "1.2.840.10008.5.1.4.1.1.2"
 VERIFICATION = "1.2.840.10008.1.1"
 EXPLICIT = str(ExplicitVRLittleEndian)
 _PDU = struct.Struct(">BxI")
-_fast = [True]
+_fast, _processes = [True], [1]
 
 
 @pytest.fixture(params=["fast", "stock"], autouse=True)
@@ -39,13 +41,27 @@ def both_ways(request: pytest.FixtureRequest) -> Iterator[str]:
     _fast[0] = True
 
 
-def loopback_settings(data_dir: Path, **scp: object) -> Settings:
-    """Settings of a node on a free loopback port, with a disk reserve of nothing."""
+@pytest.fixture(params=["fast", "stock", "lanes"], autouse=True)
+def every_way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every way of data through the receiver; a module that imports this runs three times."""
+    _fast[0], _processes[0] = request.param != "stock", 2 if request.param == "lanes" else 1
+    yield request.param
+    _fast[0], _processes[0] = True, 1
+
+
+def loopback_settings(data_dir: Path, *, disk_reserve_gb: float = 0.0, **scp: object) -> Settings:
+    """Settings of a node on a free loopback port."""
     return Settings.model_validate(
         {
             "data_dir": data_dir,
-            "scp": {"host": "127.0.0.1", "port": free_port(), "fast": _fast[0], **scp},
-            "pipeline": {"disk_reserve_gb": 0},
+            "scp": {
+                "host": "127.0.0.1",
+                "port": free_port(),
+                "fast": _fast[0],
+                "processes": _processes[0],
+                **scp,
+            },
+            "pipeline": {"disk_reserve_gb": disk_reserve_gb},
         }
     )
 
@@ -57,6 +73,7 @@ class Node:
     settings: Settings
     table: Table
     receiver: Receiver
+    lanes: Lanes | None = None
 
     @property
     def port(self) -> int:
@@ -72,15 +89,25 @@ class Node:
 
 @contextmanager
 def running_node(settings: Settings) -> Iterator[Node]:
-    """Run a receiver in this process."""
+    """Run a receiver in this process, and lanes where the settings say so."""
     table = open_table(settings.data_dir)
-    receiver = Receiver(settings, Intake(settings, table))
+    intake, count = Intake(settings, table), lanes_of(settings)
+    held = os.open(settings.data_dir, os.O_RDONLY)
+    lanes = Lanes(settings, count, held, prepare_nothing) if count else None
+    receiver = Receiver(settings, intake, lanes=lanes)
     receiver.start()
     try:
-        yield Node(settings, table, receiver)
+        yield Node(settings, table, receiver, lanes)
     finally:
         receiver.stop(0.0)
+        if lanes is not None:
+            lanes.close()
+        os.close(held)
         table.close()
+
+
+def prepare_nothing() -> None:
+    """What a lane does first."""
 
 
 def dataset_of(path: Path) -> bytes:

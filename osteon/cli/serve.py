@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import click
@@ -88,7 +89,9 @@ def _load(role: str) -> Role:
     if role == "receive":
         from osteon.scp.role import run_receive  # noqa: PLC0415 - see above
 
-        return run_receive
+        return lambda settings, stop: run_receive(
+            settings, stop, partial(configure_logging, settings.log, role)
+        )
     if role == "work":
         from osteon.pipeline.role import run_work  # noqa: PLC0415 - see above
 

@@ -6,6 +6,7 @@
 import ipaddress
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -58,6 +59,11 @@ class ScpSettings(Section):
     )
     fast: bool = Field(
         True, description="Take instances straight to the disk; pynetdicom's own way if false."
+    )
+    processes: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
+        "auto",
+        description="Processes that take instances; auto is one a core, up to 8. With 1, with TLS"
+        " and without `fast` it is the receiver itself.",
     )
     acse_timeout_s: Seconds = Field(5.0, description="Deadline of association negotiation.")
     idle_timeout_s: Seconds = Field(300.0, description="A silent association is aborted after it.")

@@ -6,9 +6,10 @@ peer does, the others do not notice.
 """
 
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,8 +30,6 @@ from pynetdicom.sop_class import uid_to_service_class
 from osteon.config.settings import Settings
 from osteon.errors import OsteonError
 from osteon.pipeline.intake import Intake
-from osteon.pipeline.table.associations import Brought
-from osteon.pipeline.table.reception import Origin
 from osteon.results.commitment import PUSH_MODEL
 from osteon.scp.access import (
     Rejection,
@@ -41,13 +40,17 @@ from osteon.scp.access import (
     too_many,
 )
 from osteon.scp.association import build_association, introduce
-from osteon.scp.command import Command
 from osteon.scp.commitment import CommitmentScp
 from osteon.scp.contexts import STORAGE_SERVICE_CLASS, is_storage, supported_contexts
 from osteon.scp.direct import DirectAssociation
+from osteon.scp.haul import Haul
+from osteon.scp.inbox import Inbox
+from osteon.scp.lanes import Lanes
 from osteon.scp.listener import AssociationRequest
+from osteon.scp.messages import Context
 from osteon.scp.rejections import Rejections
-from osteon.scp.store import OUT_OF_RESOURCES, Answer, Reception, status_of, store_instance
+from osteon.scp.store import OUT_OF_RESOURCES, status_of, store_instance
+from osteon.scp.transfer import OwnTransfer, Transfer
 from osteon.scp.transport import wake
 
 RELEASED, NODE_STOPS = "released", "aborted: the node stops"
@@ -63,19 +66,8 @@ class _Visit:
     address: str
     opened: float = field(default_factory=time.monotonic)
     accepted: bool = False
-    origin: Origin | None = None
     outcome: str = ""
-    storing: bool = False  # An instance is on its way.
-    brought: Brought = field(default_factory=Brought)
-
-    def count(self, answer: Answer) -> None:
-        """Count an instance by what is answered."""
-        self.storing = False
-        stored = answer.stored
-        if stored is None:
-            self.brought.refuse(answer.status, answer.why)
-        else:
-            self.brought.store(stored.series_instance_uid, duplicate=stored.duplicate)
+    haul: Haul | None = None  # None until it is accepted.
 
 
 class Acceptor:
@@ -91,6 +83,8 @@ class Acceptor:
         What this node says of itself, and its time-outs.
     commitment : CommitmentScp, optional
         Storage commitment, where it is given or asked for.
+    lanes : Lanes, optional
+        Other processes that take the data of associations; this one does where absent.
     """
 
     def __init__(
@@ -99,11 +93,13 @@ class Acceptor:
         intake: Intake,
         ae: ApplicationEntity,
         commitment: CommitmentScp | None = None,
+        lanes: Lanes | None = None,
     ) -> None:
         self._settings = settings
         self._intake = intake
         self._ae = ae
         self._commitment = commitment
+        self._lanes = lanes
         self._stopping = False
         self._visits: dict[Association, _Visit] = {}
         self._changed = threading.Condition()
@@ -127,13 +123,29 @@ class Acceptor:
         serve(request, visit, first_pdu)
 
     def _serve_directly(self, request: AssociationRequest, visit: _Visit, first_pdu: bytes) -> None:
-        assoc = DirectAssociation(
-            self._ae,
-            visit.sock,
-            begin_store=lambda command, syntax: self._begin_store(visit, command, syntax),
-            count_store=visit.count,
-            instance_bytes_max=self._settings.scp.instance_bytes_max,
-        )
+        def begin(
+            inbox: Inbox,
+            contexts: Mapping[int, Context],
+            pdu_bytes_max: int,
+            send: Callable[[bytes], None],
+        ) -> Transfer:
+            """Begin to take the data of the accepted association."""
+            assert visit.haul is not None  # Else it is not accepted.
+            # What TLS has read ahead, and its keys, are here alone.
+            if self._lanes is not None and not isinstance(visit.sock, ssl.SSLSocket):
+                return self._lanes.begin(visit.sock, contexts, visit.haul, pdu_bytes_max)
+            scp = self._settings.scp
+            return OwnTransfer(
+                inbox,
+                contexts,
+                send,
+                visit.haul,
+                pdu_bytes_max=pdu_bytes_max,
+                instance_bytes_max=scp.instance_bytes_max,
+                idle_s=scp.idle_timeout_s,
+            )
+
+        assoc = DirectAssociation(self._ae, visit.sock, begin)
         handlers = [h for h in self._handlers if h[0] is not evt.EVT_C_STORE]
         introduce(assoc, local=request.local, remote=request.remote, handlers=handlers)
         with self._visiting(assoc, visit):
@@ -155,7 +167,8 @@ class Acceptor:
             assoc.start()
             assoc.join()  # The idle time-out and `abort_all` end it.
             assoc.dul.join(self._settings.scp.acse_timeout_s)  # It may still send a rejection.
-            visit.storing = assoc.dimse.message is not None
+            if visit.haul is not None:
+                visit.haul.is_storing = assoc.dimse.message is not None
 
     @contextmanager
     def _visiting(self, assoc: Association, visit: _Visit) -> Iterator[None]:
@@ -236,7 +249,8 @@ class Acceptor:
         try:
             refusal = "the node stops" if self._stopping else self._intake.refusal()
             if refusal is None:
-                visit.origin = self._intake.open_association(calling, called, visit.address)
+                origin = self._intake.open_association(calling, called, visit.address)
+                visit.haul = Haul(self._intake, origin, self._settings.scp.instance_bytes_max)
                 return None
         except (OsteonError, OSError) as error:
             refusal = str(error)
@@ -274,35 +288,18 @@ class Acceptor:
         visit.outcome = visit.outcome or outcome
 
     def _on_store(self, event: Any) -> Dataset:
-        visit = self._visits[event.assoc]
-        if visit.origin is None:
+        haul = self._visits[event.assoc].haul
+        if haul is None:
             return status_of(OUT_OF_RESOURCES, "the association is not on record")
         bytes_max = self._settings.scp.instance_bytes_max
-        answer = store_instance(event, visit.origin, self._intake, bytes_max)
-        visit.count(answer)
+        answer = store_instance(event, haul.origin, self._intake, bytes_max)
+        haul.count(answer)
         return status_of(answer.status, answer.comment)
-
-    def _begin_store(self, visit: _Visit, command: Command, transfer_syntax_uid: str) -> Reception:
-        origin = visit.origin
-        assert origin is not None  # An association without one accepts no storage context.
-        uid = command.sop_instance_uid_text
-        visit.storing = True
-        return Reception(
-            lambda: self._intake.begin(
-                origin,
-                sop_class_uid=command.sop_class_uid_text,
-                sop_instance_uid=uid,
-                transfer_syntax_uid=transfer_syntax_uid,
-            ),
-            origin,
-            uid,
-            self._settings.scp.instance_bytes_max,
-        )
 
     def _leave(self, assoc: Association, visit: _Visit) -> None:
         try:
-            if visit.origin is not None:
-                self._record(visit, RELEASED if assoc.is_released else visit.outcome, visit.origin)
+            if visit.haul is not None:
+                self._record(visit, RELEASED if assoc.is_released else visit.outcome, visit.haul)
         finally:
             if self._commitment is not None:
                 self._commitment.left(assoc)
@@ -310,25 +307,26 @@ class Acceptor:
                 del self._visits[assoc]
                 self._changed.notify_all()
 
-    def _record(self, visit: _Visit, outcome: str, origin: Origin) -> None:
+    def _record(self, visit: _Visit, outcome: str, haul: Haul) -> None:
         outcome = outcome or "connection lost"
         # Some peers never release, so that an end between two instances says nothing.
-        amid = visit.storing and outcome != RELEASED
+        amid = haul.is_storing and outcome != RELEASED
         cut = amid or outcome == NODE_STOPS
         outcome += " in the middle of an instance" if amid else ""
+        origin, brought = haul.origin, haul.brought
         log.info(
             "association ended",
             calling_ae_title=origin.calling_ae_title,
             called_ae_title=origin.called_ae_title,
             address=visit.address,
             outcome=outcome,
-            stored=visit.brought.stored,
-            duplicates=visit.brought.duplicates,
-            refused=visit.brought.refused,
+            stored=brought.stored,
+            duplicates=brought.duplicates,
+            refused=brought.refused,
             seconds=round(time.monotonic() - visit.opened, 3),
         )
         try:
-            self._intake.close_association(origin, outcome, cut=cut, brought=visit.brought)
+            self._intake.close_association(origin, outcome, cut=cut, brought=brought)
         except OsteonError as error:
             log.warning("association not closed in the table", why=str(error))
 

@@ -12,7 +12,6 @@ event by ``_process_recv_primitive`` and a received PDU by ``_decode_pdu`` and `
 """
 
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -29,22 +28,13 @@ from pynetdicom.transport import AssociationSocket
 from osteon.scp.association import MALFORMED, address_of
 from osteon.scp.command import InvalidPduError
 from osteon.scp.inbox import BUFFER_BYTES, Inbox
-from osteon.scp.messages import BeginStore, CountStore, Messages
-from osteon.scp.transport import (
-    HEADER_BYTES,
-    PDU_BYTES_MAX,
-    PDU_DEADLINE_S,
-    bound_waits,
-    wake,
-)
+from osteon.scp.transfer import BeginTransfer, SilentError, Transfer
+from osteon.scp.transport import bound_waits, wake
 
 WAIT_S = 5.0  # How late a deadline may be noticed.
 SEND_S = 30.0  # A peer that takes no answer for so long is cut off.
 LINGER_S = 1.0  # How long a peer has to take the last PDU and to close the connection.
 LINGER_BYTES_MAX = 64 * 2**20
-_CONTROL_BYTES_MAX = 64 * 1024  # Release and abort have 4; nothing else may come after the accept.
-_P_DATA_TF = 4  # PS3.8 Table 9-22
-_PDU, _PDV = struct.Struct(">BxI"), struct.Struct(">IBB")
 _DATA_TRANSFER, _CLOSING = "Sta6", "Sta13"  # PS3.8 9.2.1
 _CONNECTION_CLOSED, _INVALID_PDU = "Evt17", "Evt19"  # PS3.8 9.2.2
 
@@ -125,20 +115,15 @@ class DirectAssociation(Association):  # type: ignore[misc] # as above
         Its time-outs are taken.
     sock : socket.socket
         The connection; it is the caller's to close.
-    begin_store, count_store : callable
-        As `Messages` takes them.
-    instance_bytes_max : int
-        A longer data set is refused.
+    begin_transfer : callable
+        Begins to take its data, once it is accepted.
     """
 
     def __init__(
         self,
         ae: ApplicationEntity,
         sock: socket.socket,
-        *,
-        begin_store: BeginStore,
-        count_store: CountStore,
-        instance_bytes_max: int,
+        begin_transfer: BeginTransfer,
     ) -> None:
         super().__init__(ae, "acceptor")
         self.dul = DirectUpperLayer(self)
@@ -147,9 +132,8 @@ class DirectAssociation(Association):  # type: ignore[misc] # as above
         self._started_dul = True
         bound_waits(sock, min(ae.network_timeout, WAIT_S), SEND_S)
         self._inbox = Inbox(sock)
-        self._messages: Messages | None = None
+        self._begin_transfer = begin_transfer
         self.set_socket(DirectSocket(self, sock))
-        self._store = (begin_store, count_store, instance_bytes_max)
 
     def serve(self, first_pdu: bytes) -> None:
         """Serve the association from its A-ASSOCIATE-RQ to its end."""
@@ -168,25 +152,23 @@ class DirectAssociation(Association):  # type: ignore[misc] # as above
 
     def _run_reactor(self) -> None:
         """Take what comes until the association is no longer established."""
-        begin_store, count_store, instance_bytes_max = self._store
-        self._messages = messages = Messages(
-            self._accepted_cx,
-            begin_store,
-            count_store,
-            pdu_bytes_max=self.requestor.maximum_length or 0,
-            instance_bytes_max=instance_bytes_max,
-        )
         dul = self.dul
+        transfer = self._begin_transfer(
+            self._inbox,
+            self._accepted_cx,
+            self.requestor.maximum_length or 0,
+            dul.socket.send,
+        )
         try:
             while dul.state_machine.current_state == _DATA_TRANSFER:
-                self._guard(self._receive, messages)
+                self._guard(self._receive, transfer)
                 # Another thread has left an A-ABORT, or a response could not be sent.
                 if dul.to_provider_queue.queue or dul.event_queue.queue:
                     dul.pump()
                 if dul.to_user_queue.queue:
                     self._heed()
         finally:
-            messages.drop()
+            transfer.close()
 
     def _guard(self, step: Callable[[Any], None], argument: Any) -> None:
         """Take a step; what is wrong with the peer becomes an event of the state machine."""
@@ -200,41 +182,16 @@ class DirectAssociation(Association):  # type: ignore[misc] # as above
             if self.dul.state_machine.current_state != _CLOSING:
                 self.dul.raise_event(_CONNECTION_CLOSED)
 
-    def _receive(self, messages: Messages) -> None:
-        """Take one PDU."""
-        inbox, now = self._inbox, time.monotonic()
+    def _receive(self, transfer: Transfer) -> None:
+        """Take what comes, up to a PDU that the state machine has to know."""
         try:
-            inbox.wait(now + self.network_timeout)
-        except TimeoutError:
+            pdu = transfer.step()
+        except SilentError:
             self.dul.is_silent = True
             self.abort(block=False)
             return
-        try:
-            deadline = time.monotonic() + PDU_DEADLINE_S
-            kind, length = _PDU.unpack(inbox.take(HEADER_BYTES, deadline))
-            if kind == _P_DATA_TF:
-                self._receive_data(messages, length, deadline)
-            elif length > _CONTROL_BYTES_MAX:
-                raise InvalidPduError(f"it is of type {kind:#x} and has {length} bytes")
-            else:
-                pdu = _PDU.pack(kind, length) + inbox.take(length, deadline)
-                self.dul.take(pdu)
-        except TimeoutError as error:
-            raise InvalidPduError(f"it did not come in {PDU_DEADLINE_S:g} s") from error
-
-    def _receive_data(self, messages: Messages, length: int, deadline: float) -> None:
-        """Take the fragments of a P-DATA-TF PDU (PS3.8 9.3.5)."""
-        if not _PDV.size <= length <= PDU_BYTES_MAX:
-            raise InvalidPduError(f"a P-DATA-TF has {length} bytes: at most {PDU_BYTES_MAX}")
-        inbox = self._inbox
-        while length:
-            size, context_id, control = _PDV.unpack(inbox.take(min(length, _PDV.size), deadline))
-            length -= size + 4
-            if size < 2 or length < 0:
-                raise InvalidPduError(f"a fragment has {size} bytes, its PDU does not")
-            response = messages.fragment(context_id, control, size - 2, inbox, deadline)
-            if response:
-                self.dul.socket.send(response)
+        if pdu:
+            self.dul.take(pdu)
 
     def _heed(self) -> None:
         """Act on a release or an abort that the state machine tells of, as pynetdicom does."""

@@ -19,6 +19,7 @@ from osteon.pipeline.intake import Intake
 from osteon.results.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from osteon.scp.acceptor import Acceptor
 from osteon.scp.commitment import CommitmentScp, install
+from osteon.scp.lanes import Lanes
 from osteon.scp.listener import AssociationRequest, Listener
 from osteon.scp.tls import server_context
 
@@ -38,6 +39,8 @@ class Receiver:
         Makes instances durable.
     commitment : CommitmentScp, optional
         Storage commitment, where it is given or asked for; it starts and stops with the receiver.
+    lanes : Lanes, optional
+        Other processes that take the data of associations.
 
     Raises
     ------
@@ -46,7 +49,11 @@ class Receiver:
     """
 
     def __init__(
-        self, settings: Settings, intake: Intake, commitment: CommitmentScp | None = None
+        self,
+        settings: Settings,
+        intake: Intake,
+        commitment: CommitmentScp | None = None,
+        lanes: Lanes | None = None,
     ) -> None:
         _configure_libraries()
         scp = settings.scp
@@ -60,7 +67,7 @@ class Receiver:
         self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         self._commitment = commitment
-        self._acceptor = Acceptor(settings, intake, self._ae, commitment)
+        self._acceptor = Acceptor(settings, intake, self._ae, commitment, lanes)
         self._listener: Listener | None = None
         self._thread: threading.Thread | None = None
 

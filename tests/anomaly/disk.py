@@ -120,7 +120,7 @@ class Disk:
         self._prefix = f"{root.resolve()}/"
         self._touched = False
         self._root = Folder()
-        self._open: dict[int, _Open] = {}
+        self._open: dict[tuple[int, int], _Open] = {}  # By process and number.
         self._steps: dict[str, Callable[[Call], None]] = {
             "openat": lambda call: self._opened(call, call.arguments[1], call.arguments[2]),
             "open": lambda call: self._opened(call, call.arguments[0], call.arguments[1]),
@@ -157,7 +157,7 @@ class Disk:
             self._steps[call.name](call)
             return self._touched
         held = [a for a in call.arguments if a[:1].isdigit() and "<" in a]
-        if any(descriptor(a) in self._open for a in held):
+        if any((call.process, descriptor(a)) in self._open for a in held):
             raise NotImplementedError(f"{call.name} on a file of the data directory: teach Disk it")
         return False
 
@@ -186,9 +186,10 @@ class Disk:
         return at, name
 
     def _opened(self, call: Call, quoted: str, flags: str) -> None:
-        self._open.pop(call.result, None)
+        opened = (call.process, call.result)
+        self._open.pop(opened, None)
         if f"{text(quoted)}/" == self._prefix:
-            self._open[call.result] = _Open(self._root)
+            self._open[opened] = _Open(self._root)
         found = self._find(quoted)
         if found is None:
             return
@@ -198,15 +199,15 @@ class Disk:
         node = folder.now[name]
         if "O_TRUNC" in flags and isinstance(node, File):
             node.truncate(0)
-        self._open[call.result] = _Open(node, appends="O_APPEND" in flags)
+        self._open[opened] = _Open(node, appends="O_APPEND" in flags)
 
     def _closed(self, call: Call) -> None:
-        self._touched = self._open.pop(descriptor(call.arguments[0]), None) is not None
+        self._touched = self._open.pop(_held(call), None) is not None
 
     def _written(
         self, call: Call, read: Callable[[str], bytes], *, positioned: bool = False
     ) -> None:
-        held = self._open.get(descriptor(call.arguments[0]))
+        held = self._open.get(_held(call))
         if held is None:
             return
         assert isinstance(held.node, File)
@@ -220,14 +221,14 @@ class Disk:
         self._touched = True
 
     def _truncated(self, call: Call) -> None:
-        held = self._open.get(descriptor(call.arguments[0]))
+        held = self._open.get(_held(call))
         if held is not None:
             assert isinstance(held.node, File)
             held.node.truncate(int(call.arguments[1]))
             self._touched = True
 
     def _synced(self, call: Call) -> None:
-        held = self._open.get(descriptor(call.arguments[0]))
+        held = self._open.get(_held(call))
         if held is not None:
             held.node.sync()
             self._touched = True
@@ -269,6 +270,11 @@ class Disk:
                 raise NotImplementedError(
                     f"{path} is written by a mapping, which strace cannot see"
                 )
+
+
+def _held(call: Call) -> tuple[int, int]:
+    """Which open file the first argument of a call means."""
+    return call.process, descriptor(call.arguments[0])
 
 
 def _apply(names: dict[str, Node], change: dict[str, Union["Node", None]]) -> None:

@@ -4,8 +4,10 @@
 ever acknowledged must be there. Used by the tests and the benchmark.
 """
 
+import os
 import random
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -75,7 +77,7 @@ def errors(recording: Recording) -> list[Fault]:
 def starts(recording: Recording) -> list[Fault]:
     """Killed in every call that changes the disk while it starts on an empty one."""
     main = recording.calls[0].thread
-    until = next(at for at, c in enumerate(recording.calls) if c.name.startswith("send"))
+    until = next(at for at, call in enumerate(recording.calls) if call.is_to_peer)
     counts = Counter(c.name for c in recording.calls[:until] if c.thread == main)
     return [Fault("killed at start", call, KILL, when, at_start=True)
             for call in STARTING for when in range(1, counts[call] + 1)]  # fmt: skip
@@ -88,8 +90,7 @@ def crashes() -> list[Fault]:
 
 def _calls(recording: Recording, names: Sequence[str]) -> Iterator[tuple[str, int]]:
     """How often one thread made each call while it received the instances of one fault."""
-    main = recording.calls[0].thread
-    counts = Counter((c.thread, c.name) for c in recording.calls if c.thread != main)
+    counts = Counter((c.thread, c.name) for c in recording.calls if c.thread != c.process)
     for name in names:
         most = max((n for (_, called), n in counts.items() if called == name), default=0)
         sent = max(map(len, recording.sent.values()))
@@ -167,11 +168,12 @@ class Trial:
             self._ledger.add(self._kill_among(role, batches, fault.when))
             return True, []
         log = role.data_dir.with_name("injected")
-        with injected(role.pid, fault.call, f"{fault.what}:when={fault.when}", log):
+        pids = role.pids
+        with injected(pids, fault.call, f"{fault.what}:when={fault.when}", log):
             ledger = Ledger()
             ledger.add(send_all(role.port, batches))
             if fault.what == KILL:
-                happened = not role.runs()
+                happened = not role.runs() or role.pids != pids
         self._ledger.acknowledged |= ledger.acknowledged
         if fault.what == KILL:
             return happened, []
@@ -189,6 +191,7 @@ class Trial:
             sender.start()
         wait_until(lambda: sum(len(s.answered) for s in senders) >= answers, every_s=0.0005)
         time.sleep(self._chance.uniform(0, 0.005))  # Anywhere in the next instance.
+        os.kill(self._chance.choice(role.pids), signal.SIGKILL)
         role.kill()
         for sender in senders:
             sender.join(RESUMES_S)

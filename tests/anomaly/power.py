@@ -125,7 +125,7 @@ class _Answers:
 
     def apply(self, call: Call) -> bool:
         """Take a call and return whether a peer learned something by it."""
-        if call.name not in {"sendto", "sendmsg"}:
+        if not call.is_to_peer:
             return False
         peer = int(call.arguments[0].rstrip("]>").rpartition(":")[2])
         stream = self._streams.get(peer, b"")

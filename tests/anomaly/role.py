@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -59,6 +59,8 @@ class Role:
             "OSTEON_PIPELINE__DISK_RESERVE_GB": "0",
             "PYTHONPATH": str(REPOSITORY),
         }
+        if entry != PRODUCT:  # What is taken out is taken out of this one process.
+            own["OSTEON_SCP__PROCESSES"] = "1"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("OSTEON_")}
         self._environment = inherited | own | dict(settings or {})
 
@@ -89,6 +91,16 @@ class Role:
             return started
         traced = Path(f"/proc/{started}/task/{started}/children").read_text().split()
         return int(traced[0]) if traced else started
+
+    @property
+    def pids(self) -> list[int]:
+        """All its processes, the receiver's own first."""
+        found = [self.pid]
+        for pid in found:  # It grows on the way.
+            for task in _listed(Path(f"/proc/{pid}/task")):
+                with suppress(OSError):
+                    found += map(int, (task / "children").read_text().split())
+        return found
 
     def start(self, prefix: Sequence[str] = ()) -> Self:
         """Start it and wait until it listens.
@@ -145,32 +157,42 @@ class Role:
         self._process = None
 
     def threads(self) -> int:
-        """How many threads it has."""
-        return int(self._status("Threads"))
+        """How many threads all its processes have."""
+        return sum(map(int, self._status("Threads")))
 
     def descriptors(self) -> int:
-        """How many files and sockets it holds open, but for drafts that stand ready."""
+        """How many files and sockets they hold open, but for drafts that stand ready."""
         return sum(
-            1
-            for link in Path(f"/proc/{self.pid}/fd").iterdir()
-            if "/incoming/receive/" not in _target(link)
+            "/incoming/receive/" not in _target(link)
+            for pid in self.pids
+            for link in _listed(Path(f"/proc/{pid}/fd"))
         )
 
     def memory_kib(self) -> int:
-        """Resident memory."""
-        return int(self._status("VmRSS").split()[0])
+        """Resident memory of them all; what they share is counted for each."""
+        return sum(int(value.split()[0]) for value in self._status("VmRSS"))
 
     def peak_kib(self) -> int:
-        """Greatest resident memory since `forget_peak`."""
-        return int(self._status("VmHWM").split()[0])
+        """Greatest resident memory of each since `forget_peak`, in all."""
+        return sum(int(value.split()[0]) for value in self._status("VmHWM"))
 
     def forget_peak(self) -> None:
         """Measure the peak from now on."""
-        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+        for pid in self.pids:
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
 
-    def _status(self, key: str) -> str:
-        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(key))
+    def _status(self, key: str) -> Iterator[str]:
+        for pid in self.pids:
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            yield next(line.split(":", 1)[1].strip() for line in lines if line.startswith(key))
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What is in a folder of /proc, nothing where the process has ended."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _target(link: Path) -> str:

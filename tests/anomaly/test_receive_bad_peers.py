@@ -26,9 +26,9 @@ from tests.dicom_peer import (
     Node,
     RawPeer,
     associate_request,
-    both_ways,  # noqa: F401 - runs the module twice
     ct_slice,
     encoded,
+    every_way,  # noqa: F401 - runs the module three times
     item,
     loopback_settings,
     p_data,

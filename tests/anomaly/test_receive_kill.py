@@ -19,10 +19,10 @@ from tests.dicom_peer import (
     AbortedError,
     RawPeer,
     RejectedError,
-    both_ways,  # noqa: F401 - runs the module twice
     ct_slice,
     dataset_of,
     encoded,
+    every_way,  # noqa: F401 - runs the module three times
     loopback_settings,
 )
 from tests.tools import wait_until

@@ -44,7 +44,9 @@ def _escaped(token: str, sandbox: Path) -> list[Path]:
     found += [path for path in sandbox.iterdir() if path not in allowed]
     for path in (sandbox / "data").rglob("*"):
         parts = path.relative_to(sandbox / "data").parts
-        is_ours = parts[0] in {"spool", "incoming"} or parts[0].startswith("osteon.sqlite")
+        is_ours = parts[0] in {"spool", "incoming"} or parts[0].startswith(
+            ("osteon.sqlite", "osteon.turn")
+        )
         if not is_ours or token in str(path):
             found.append(path)
     return found

@@ -7,9 +7,9 @@ strace enters and `Call`s leave, in the order in which they took effect; ``disk.
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ATTACH_S = 20.0
@@ -20,9 +20,10 @@ RECORDED = (
     "openat,open,creat,close,dup,dup2,dup3,write,writev,pwrite64,pwritev,pwritev2,sendfile,splice,"
     "copy_file_range,ftruncate,truncate,fallocate,fsync,fdatasync,sync_file_range,rename,renameat,"
     "renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,rmdir,mkdir,mkdirat,mmap,sendto,"
-    "sendmsg,sendmmsg"
+    "sendmsg,sendmmsg,clone,clone3,fork,vfork"
 )
 _EARLY = frozenset({"close", "sendto", "sendmsg", "sendmmsg"})
+_BIRTHS = ("clone", "clone3", "fork", "vfork")
 _LINE = re.compile(r"(\d+) +(?:<\.\.\. )?(\w+)(\(| resumed>)(.*)", re.DOTALL)
 _RESULT = re.compile(r"\) += (-?\d+|\?)(?:<[^>]*>)?(?:\(deleted\))?(?: .*)?$")
 _UNFINISHED = " <unfinished ...>"
@@ -35,6 +36,8 @@ class Call:
 
     Attributes
     ----------
+    process : int
+        Whose descriptors it means.
     is_start : bool
         It was begun but may not have taken effect; every other is told of when it has.
     """
@@ -43,7 +46,13 @@ class Call:
     name: str
     arguments: tuple[str, ...]
     result: int
+    process: int = 0
     is_start: bool = False
+
+    @property
+    def is_to_peer(self) -> bool:
+        """Whether it tells a peer something; what its processes tell each other does not."""
+        return self.name in {"sendto", "sendmsg"} and "<TCP" in self.arguments[0]
 
 
 def recorder(log: Path) -> tuple[str, ...]:
@@ -60,8 +69,8 @@ def killer(call: str, when: int) -> tuple[str, ...]:
 
 
 @contextmanager
-def injected(pid: int, call: str, what: str, log: Path) -> Iterator[None]:
-    """Let calls of a running process fail while the block runs.
+def injected(pids: Sequence[int], call: str, what: str, log: Path) -> Iterator[None]:
+    """Let calls of running processes fail while the block runs.
 
     Parameters
     ----------
@@ -70,12 +79,13 @@ def injected(pid: int, call: str, what: str, log: Path) -> Iterator[None]:
     """
     with log.open("wb") as out:
         strace = subprocess.Popen(
-            ["strace", "-f", "-p", str(pid), "-e", f"trace={call}", "-e", f"inject={call}:{what}"],
+            ["strace", "-f", "-p", ",".join(map(str, pids)), "-e", f"trace={call}",
+             "-e", f"inject={call}:{what}"],
             stderr=out,
-        )
+        )  # fmt: skip
     try:
         deadline = time.monotonic() + ATTACH_S
-        while " attached" not in (said := log.read_text()):
+        while (said := log.read_text()).count(" attached") < len(pids):
             if strace.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"strace could not attach: {said}")
             time.sleep(0.005)
@@ -101,6 +111,19 @@ def read_calls(log: Path) -> Iterator[Call]:
     sent to a peer may have reached it before the call ends, and the number of a closed descriptor
     may be another thread's by then, so these stand where they began.
     """
+    process_of: dict[int, int] = {}  # Threads may be heard of before the call that makes them ends.
+    for call in _read_calls(log):
+        process = process_of.setdefault(call.thread, call.thread)
+        if call.name in _BIRTHS:
+            is_thread = any("CLONE_THREAD" in argument for argument in call.arguments)
+            process_of[call.result] = process if is_thread else call.result
+    for call in _read_calls(log):
+        if call.name not in _BIRTHS:
+            yield replace(call, process=process_of[call.thread])
+
+
+def _read_calls(log: Path) -> Iterator[Call]:
+    """Read a recording; of what process a thread is, is not told."""
     begun: dict[int, str] = {}
     with log.open(encoding="ascii", errors="replace") as lines:
         for line in lines:

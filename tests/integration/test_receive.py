@@ -1,6 +1,9 @@
 """The status of every C-STORE, over real associations into real files and a real table."""
 
+import os
+import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,15 +12,16 @@ import pytest
 from osteon.config.settings import SourceSettings
 from osteon.pipeline.instances.digest import digest_of
 from osteon.pipeline.instances.part10 import decode_header
+from osteon.pipeline.intake import GIGABYTE, SPACE_CHECK_S
 from tests.dicom_peer import (
     EXPLICIT,
     Node,
     RawPeer,
     RejectedError,
-    both_ways,  # noqa: F401 - runs the module twice
     ct_slice,
     dataset_of,
     encoded,
+    every_way,  # noqa: F401 - runs the module three times
     loopback_settings,
     running_node,
 )
@@ -66,9 +70,12 @@ def test_the_same_uid_with_other_bytes_is_kept_as_well(node: Node, peer: RawPeer
 
 
 def test_the_disk_reserve_refuses_instances_and_associations(tmp_path: Path) -> None:
-    settings = loopback_settings(tmp_path)
+    free = shutil.disk_usage(tmp_path).free
+    settings = loopback_settings(tmp_path, disk_reserve_gb=free / GIGABYTE - 0.5)
     with running_node(settings) as node, RawPeer(node.port) as peer:
-        _set_reserve(node, 1e6)
+        with (tmp_path / "large").open("wb") as large:
+            os.posix_fallocate(large.fileno(), 0, GIGABYTE)
+        time.sleep(SPACE_CHECK_S)
 
         status, comment = peer.send_ct(ct_slice())
         with pytest.raises(RejectedError) as rejected:
@@ -77,14 +84,9 @@ def test_the_disk_reserve_refuses_instances_and_associations(tmp_path: Path) -> 
         assert status == 0xA700
         assert comment.startswith("disk reserve reached")
         assert rejected.value.triple == (2, 3, 1)
-        _set_reserve(node, 0)
+        (tmp_path / "large").unlink()
         assert peer.send_ct(ct_slice())[0] == 0x0000
         RawPeer(node.port).sock.close()
-
-
-def _set_reserve(node: Node, gigabytes: float) -> None:
-    """Move the limit, since a test cannot fill the disk; settings are frozen for everybody else."""
-    object.__setattr__(node.settings.pipeline, "disk_reserve_gb", gigabytes)
 
 
 @pytest.mark.parametrize("attribute", ["SOPInstanceUID", "SOPClassUID"])

@@ -16,8 +16,8 @@ from tests.dicom_peer import (
     VERIFICATION,
     Node,
     RawPeer,
-    both_ways,  # noqa: F401 - runs the module twice
     dataset_of,
+    every_way,  # noqa: F401 - runs the module three times
 )
 from tests.tools import free_port, require_tool, wait_until
 

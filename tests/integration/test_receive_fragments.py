@@ -304,7 +304,7 @@ def test_a_release_with_a_message_unfinished_is_a_release(node: Node, peer: RawP
 def test_a_pdu_that_does_not_come_to_its_end_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("osteon.scp.direct.PDU_DEADLINE_S", 0.3)
+    monkeypatch.setattr("osteon.scp.transfer.PDU_DEADLINE_S", 0.3)
     monkeypatch.setattr("osteon.scp.direct.WAIT_S", 0.1)
     with running_node(loopback_settings(tmp_path)) as node, RawPeer(node.port) as peer:
         peer.sock.sendall(pdu((STORE, 3, RQ), (STORE, 0, DATA))[:1000])

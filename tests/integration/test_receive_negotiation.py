@@ -20,9 +20,9 @@ from tests.dicom_peer import (
     VERIFICATION,
     Node,
     RawPeer,
-    both_ways,  # noqa: F401 - runs the module twice
     ct_slice,
     encoded,
+    every_way,  # noqa: F401 - runs the module three times
     loopback_settings,
     running_node,
 )

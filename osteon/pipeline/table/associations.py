@@ -5,9 +5,9 @@ and by the story of a series. ``reception.py`` opens and closes what was accepte
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from osteon.pipeline.table.connection import Row, Table
 from osteon.pipeline.table.times import iso
@@ -36,6 +36,15 @@ class Brought:
     refused: int = 0
     refusal: str = ""
     again: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return what `to_dict` has made a dictionary of."""
+        return cls(**{**values, "again": Counter(values["again"])})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON can have it."""
+        return {**vars(self), "again": dict(self.again)}
 
     def refuse(self, status: int, why: str) -> None:
         """Count an instance that was refused."""

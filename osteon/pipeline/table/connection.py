@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from sqlite_utils import Database, Migrations
 from osteon.errors import ConfigError, OutOfResourcesError, TableError, UnavailableError
 
 FILE_NAME = "osteon.sqlite"
+TURN_NAME = "osteon.turn"
+TURN_S, TURN_LOOK_S = 0.05, 0.00005
 SQLITE_MIN = (3, 51, 3)  # Older releases can corrupt a WAL database when two checkpoints meet.
 BUSY_TIMEOUT_S = 30.0
 # A row that INSERT OR REPLACE removes is counted as removed by recursive triggers only.
@@ -124,11 +126,20 @@ class Table:
         The node's data directory; it exists.
     clock : callable, optional
         Returns the time in seconds since 1970; tests inject their own.
+    takes_turns : bool
+        Whether it writes so often that it takes turns with others that do; see `_Turns`.
     """
 
-    def __init__(self, data_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        takes_turns: bool = False,
+    ) -> None:
         self.data_dir = data_dir
         self.clock = clock
+        self._turn = _Turns(data_dir / TURN_NAME) if takes_turns else nullcontext()
         self._lock = threading.RLock()
         self._conn = sqlite3.connect(
             str(data_dir / FILE_NAME),
@@ -146,6 +157,8 @@ class Table:
         """Close the connection; a second call does nothing."""
         with self._lock:
             self._conn.close()
+            if isinstance(self._turn, _Turns):
+                self._turn.close()
 
     @property
     def version(self) -> int:
@@ -188,7 +201,8 @@ class Table:
         with self._lock, _mapped:
             self._commit_as(UNSYNCED)
             try:
-                self._conn.execute(sql, parameters)
+                with self._turn:
+                    self._conn.execute(sql, parameters)
             except sqlite3.IntegrityError:
                 return False
             return True
@@ -209,14 +223,15 @@ class Table:
                 yield
                 return
             self._commit_as(SYNCED)
-            self._conn.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._conn.execute("COMMIT")
-            finally:
-                # SQLite has already rolled back by itself after some errors, such as a full disk.
-                if self._conn.in_transaction:
-                    self._conn.execute("ROLLBACK")
+            with self._turn:
+                self._conn.execute("BEGIN IMMEDIATE")
+                try:
+                    yield
+                    self._conn.execute("COMMIT")
+                finally:
+                    # SQLite has rolled back by itself after some errors, such as a full disk.
+                    if self._conn.in_transaction:
+                        self._conn.execute("ROLLBACK")
 
     def _commit_as(self, synchronous: str) -> None:
         """Say how what is committed from now on is; within a transaction that is settled."""
@@ -225,8 +240,46 @@ class Table:
             self._synchronous = synchronous
 
 
-def open_table(data_dir: Path, *, clock: Callable[[], float] = time.time) -> Table:
+class _Turns:
+    """A lock file that processes which write all the time queue for, before SQLite's own lock.
+
+    SQLite would sleep for a millisecond and look again, ten times as long as such a transaction
+    takes. It is a courtesy alone: whoever waited for `TURN_S` goes on to SQLite's lock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+    def __enter__(self) -> None:
+        deadline = 0.0
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                now = time.monotonic()
+                deadline = deadline or now + TURN_S
+                if now > deadline:
+                    return
+                time.sleep(TURN_LOOK_S)
+            else:
+                return
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def open_table(
+    data_dir: Path, *, clock: Callable[[], float] = time.time, takes_turns: bool = False
+) -> Table:
     """Create or open the job table of a data directory and bring its schema up to date.
+
+    Parameters
+    ----------
+    data_dir, clock, takes_turns
+        As `Table` takes them.
 
     Raises
     ------
@@ -255,7 +308,7 @@ def open_table(data_dir: Path, *, clock: Callable[[], float] = time.time) -> Tab
     if kind in NETWORK_FILE_SYSTEMS:
         raise ConfigError(f"data_dir: {data_dir} is on {kind}: name a folder on a local disk")
     with _mapped, held_folder(data_dir):
-        table = Table(data_dir, clock=clock)
+        table = Table(data_dir, clock=clock, takes_turns=takes_turns)
         migrations.apply(Database(table._conn))  # noqa: SLF001 - the same module
     return table
 

@@ -7,6 +7,7 @@ import inspect
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from pynetdicom import fsm
@@ -17,8 +18,11 @@ from pynetdicom.pdu_primitives import A_ABORT, A_P_ABORT, A_RELEASE
 from pynetdicom.presentation import build_context
 from pynetdicom.transport import AddressInformation
 
+from osteon.pipeline.table.reception import Origin
 from osteon.scp.association import introduce
 from osteon.scp.direct import DirectAssociation
+from osteon.scp.haul import Haul
+from osteon.scp.transfer import OwnTransfer
 from tests.dicom_peer import CT, EXPLICIT, associate_request
 from tests.tools import wait_until
 
@@ -38,9 +42,7 @@ class Served:
         self.assoc = DirectAssociation(
             ae,
             self.near,
-            begin_store=lambda *_: pytest.fail("nothing is stored"),
-            count_store=lambda _: None,
-            instance_bytes_max=1000,
+            self._begin,
         )
         loopback = AddressInformation("127.0.0.1", 104)
         introduce(self.assoc, local=loopback, remote=loopback, handlers=())
@@ -48,6 +50,18 @@ class Served:
         request = associate_request([(CT, EXPLICIT)], "RAW", "OSTEON")
         self.thread = threading.Thread(target=self.assoc.serve, args=(request,))
         self.thread.start()
+
+    def _begin(self, inbox: Any, contexts: Any, pdu_bytes_max: int, send: Any) -> OwnTransfer:
+        haul = Haul(None, Origin("RAW", "OSTEON", "127.0.0.1"), 1000)  # type: ignore[arg-type] # nothing is stored
+        return OwnTransfer(
+            inbox,
+            contexts,
+            send,
+            haul,
+            pdu_bytes_max=pdu_bytes_max,
+            instance_bytes_max=1000,
+            idle_s=self.assoc.network_timeout,
+        )
 
     def end(self) -> None:
         self.far.close()

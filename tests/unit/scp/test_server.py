@@ -15,8 +15,8 @@ from tests.dicom_peer import (
     Node,
     RawPeer,
     RejectedError,
-    both_ways,  # noqa: F401 - runs the module twice
     ct_slice,
+    every_way,  # noqa: F401 - runs the module three times
     loopback_settings,
     running_node,
 )
