@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 KINDS = ("torchscript", "torch-export", "monai-bundle", "onnx", "nnunet")
 PROBE_SHAPE = (24, 96, 96)  # slices, rows, columns of the phantom that `verify` runs a model on
 PROBE_SPACING_MM = (5.0, 4.0, 4.0)
+VALUES_SHOWN = 32
 
 
 class _Numbers(click.ParamType[tuple[float, ...]]):
@@ -291,6 +292,8 @@ def verify(name: str, as_json: bool, tune: bool, limit_s: float, write: bool) ->
 
 def _said(value: Any) -> str:
     if isinstance(value, list | tuple):
+        if len(value) > VALUES_SHOWN:
+            return f"{len(value)}, from {value[0]:g} to {value[-1]:g}"
         return ", ".join(f"{one:g}" for one in value) or "none"
     return str(value)
 

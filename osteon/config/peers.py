@@ -6,9 +6,9 @@
 import ipaddress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from osteon.config.values import AETitle, Host, Name, Port, Priority, Seconds, Section
 
@@ -135,6 +135,15 @@ class DeliverySettings(Section):
     give_up_s: Seconds = Field(
         7 * 86400.0, gt=0, description="A result that could not be sent for this long has failed."
     )
+
+    @model_validator(mode="after")
+    def _waits_grow(self) -> Self:
+        if self.retry_first_s > self.retry_max_s:
+            raise ValueError(
+                f"retry_first_s is {self.retry_first_s:g} and retry_max_s {self.retry_max_s:g}:"
+                " the first wait must not be longer than the longest"
+            )
+        return self
 
 
 class HttpSettings(Section):

@@ -38,10 +38,13 @@ class Context(Protocol):
 
 
 class Pieces(Protocol):
-    """Where the bytes of a fragment come from; see `Inbox.some`."""
+    """Where the bytes of a fragment come from; see `Inbox`."""
 
     def some(self, count: int, deadline: float) -> memoryview:
         """Return the next bytes."""
+
+    def fill(self, room: memoryview, deadline: float) -> int:
+        """Put the next bytes there and return how many."""
 
 
 BeginStore = Callable[[Command, str], Reception]
@@ -114,9 +117,7 @@ class Messages:
             raise InvalidPduError("a command set or data set where the other is due")
         take = self._take_command if self._command is None else self._take_data
         while count:
-            part = pieces.some(count, deadline)
-            count -= len(part)
-            take(part)
+            count -= take(count, pieces, deadline)
         if not control & _LAST:
             return b""
         return self._end_data() if self._command is not None else self._end_command()
@@ -128,17 +129,23 @@ class Messages:
         self._context_id = self._command = self._reception = None
         self._raw_command.clear()
 
-    def _take_command(self, part: memoryview) -> None:
+    def _take_command(self, count: int, pieces: Pieces, deadline: float) -> int:
+        part = pieces.some(count, deadline)
         self._raw_command += part
         if len(self._raw_command) > COMMAND_BYTES_MAX:
             raise InvalidPduError(f"a command set of more than {COMMAND_BYTES_MAX} bytes")
+        return len(part)
 
-    def _take_data(self, part: memoryview) -> None:
-        self._left -= len(part)
+    def _take_data(self, count: int, pieces: Pieces, deadline: float) -> int:
+        reception = self._reception
+        room = None if reception is None else reception.room(count)
+        count = len(pieces.some(count, deadline)) if room is None else pieces.fill(room, deadline)
+        self._left -= count
         if self._left < 0:
             raise InvalidPduError("a data set without an end")
-        if self._reception is not None:
-            self._reception.write(part)
+        if reception is not None and room is not None:
+            reception.filled(room[:count])
+        return count
 
     def _end_command(self) -> bytes:
         assert self._context_id is not None

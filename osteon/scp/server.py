@@ -4,6 +4,7 @@ Settings and an intake enter; a listening port, and through it durable instances
 starts it and stops it.
 """
 
+import errno
 import logging
 import threading
 
@@ -26,6 +27,11 @@ from osteon.scp.tls import server_context
 POLL_S = 5.0  # A net: connections, and the end, wake the listener at once.
 ABORT_S = 2.0  # How long the peers of a stopping node get to take their A-ABORT.
 _UNCOUNTED = 1_000_000  # pynetdicom counts as open what is being turned away; the acceptor counts.
+_CURES = {
+    errno.EADDRINUSE: "; stop what listens there, or choose another scp.port",
+    errno.EACCES: "; ports below 1024 need root or CAP_NET_BIND_SERVICE, as the unit has it",
+    errno.EADDRNOTAVAIL: "; no interface of this host has this address",
+}
 
 
 class Receiver:
@@ -104,7 +110,7 @@ class Receiver:
         except OSError as error:
             raise UnavailableError(
                 f"scp.host, scp.port: cannot listen on {address[0]} port {address[1]}:"
-                f" {error.strerror}"
+                f" {error.strerror}{_CURES.get(error.errno or 0, '')}"
             ) from error
         self._thread = threading.Thread(
             target=self._listener.serve_forever, args=(POLL_S,), name="listener", daemon=True

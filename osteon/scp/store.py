@@ -117,11 +117,18 @@ class Reception:
         self._arrival: Arrival | None = None
         self._arrival = self._attempt(begin)
 
-    def write(self, part: memoryview) -> None:
-        """Take the next bytes of the data set; their memory may be used again afterwards."""
+    def room(self, count: int) -> memoryview | None:
+        """Return where the next bytes of the data set shall be put, or None if it is refused.
+
+        There is room for at most so many, and at least for one.
+        """
+        return None if self._arrival is None else self._attempt(self._arrival.room, count)
+
+    def filled(self, part: memoryview) -> None:
+        """Take the next bytes of the data set, which were put where `room` said."""
         self._size += len(part)
         if self._arrival is not None:
-            self._attempt(self._write, self._arrival, part)
+            self._attempt(self._take, self._arrival, part)
 
     def finish(self) -> Answer:
         """Take the end of the data set and return what to answer."""
@@ -135,10 +142,10 @@ class Reception:
         if arrival is not None:
             arrival.drop()
 
-    def _write(self, arrival: Arrival, part: memoryview) -> None:
+    def _take(self, arrival: Arrival, part: memoryview) -> None:
         if self._size > self._bytes_max:
             raise too_long(self._bytes_max)
-        arrival.write(part)
+        arrival.filled(part)
 
     def _attempt(self, step: Callable[..., T], *arguments: Any) -> T | None:
         try:

@@ -111,6 +111,30 @@ class Arrival:
             self._draft.write(part)
         except OSError as error:
             raise unwritable(error) from error
+        self._took(part)
+
+    def room(self, count: int) -> memoryview:
+        """Return where the next bytes shall be put: room for at most so many, at least for one.
+
+        Raises
+        ------
+        OutOfResourcesError
+            There is no memory.
+        """
+        try:
+            return self._draft.room(count)
+        except OSError as error:
+            raise unwritable(error) from error
+
+    def filled(self, part: memoryview) -> None:
+        """Take the next bytes, which were put where `room` said; errors as in `write`."""
+        try:
+            self._draft.filled(len(part))
+        except OSError as error:
+            raise unwritable(error) from error
+        self._took(part)
+
+    def _took(self, part: bytes | memoryview) -> None:
         header = self._reader.feed(part)
         if header is not None:
             self._header = header

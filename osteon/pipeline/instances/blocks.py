@@ -103,17 +103,25 @@ class BlockWriter:
     def write(self, part: bytes | memoryview) -> None:
         """Append a part; its memory may be used again afterwards."""
         view = memoryview(part).cast("B")
+        while view:
+            room = self.room(len(view))
+            count = len(room)
+            room[:] = view[:count]
+            self.filled(count)
+            view = view[count:]
+
+    def room(self, count: int) -> memoryview:
+        """Return where the next bytes shall be put: room for at most so many, at least for one."""
         if self._slab is None:
             self._slab = self._slabs.take()
-        while view:
-            taken = view[: SLAB_BYTES - self._held]
-            end = self._held + len(taken)
-            self._slab[self._held : end] = taken
-            self._held = end
-            self.size += len(taken)
-            view = view[len(taken) :]
-            if end == SLAB_BYTES:
-                self._flush()
+        return memoryview(self._slab)[self._held : min(self._held + count, SLAB_BYTES)]
+
+    def filled(self, count: int) -> None:
+        """Append what was put where `room` said."""
+        self._held += count
+        self.size += count
+        if self._held == SLAB_BYTES:
+            self._flush()
 
     def hash_from_here(self) -> None:
         """Hash whatever is written from now on."""

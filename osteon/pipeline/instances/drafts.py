@@ -73,6 +73,14 @@ class Draft:
         """Append a part; its memory may be used again afterwards."""
         self._blocks.write(part)
 
+    def room(self, count: int) -> memoryview:
+        """Return where the next bytes shall be put: room for at most so many, at least for one."""
+        return self._blocks.room(count)
+
+    def filled(self, count: int) -> None:
+        """Append what was put where `room` said."""
+        self._blocks.filled(count)
+
     def hash_from_here(self) -> None:
         """Hash whatever is written from now on."""
         self._blocks.hash_from_here()

@@ -36,7 +36,7 @@ from osteon.pipeline.instances.elements import ELEMENTS_MAX, End, Walk, walk
 from osteon.pipeline.instances.framegroups import FrameGroups
 
 HEADER_BYTES_MAX = 8 * 2**20  # Of a deflated data set, inflated; no header is longer.
-_HEADER_BYTES = 64 * 1024  # Most are shorter; where not, four times as much is looked at next.
+_HEADER_BYTES = 16 * 1024  # Most are shorter; where not, four times as much is looked at next.
 VALUE_CHARACTERS_MAX = 256
 # Functional groups of multi-frame instances, waveforms, pixels: of these, routes are told of what
 # the former say of the first frame.

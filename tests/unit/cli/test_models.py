@@ -287,6 +287,15 @@ def test_a_broken_folder_hides_no_other(tmp_path: Path, monkeypatch: pytest.Monk
     assert (nobody.exit_code, "known: builtin:bone, good" in nobody.stderr) == (8, True)
 
 
+def test_very_many_values_are_summed_up() -> None:
+    """The built-in model gives evidence, not labels."""
+    shown = osteon("verify", "builtin:bone")
+    assert shown.exit_code == 0, shown.output
+    values = json.loads(osteon("verify", "builtin:bone", "--json").output)["values"]
+    assert len(values) > cli_models.VALUES_SHOWN
+    assert f"{len(values)}, from {values[0]} to {values[-1]}" in shown.output
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "onnx"])
 def test_tuning_measures_what_this_machine_can(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -153,6 +153,11 @@ WRONG = [
         "route[0].shadow",
         "a model is named twice: name each once",
     ),
+    (
+        "[delivery]\nretry_first_s = 60\nretry_max_s = 30",
+        "delivery",
+        "retry_first_s is 60 and retry_max_s 30: the first wait must not be longer",
+    ),
     ('[[route]]\nname = "r"\nseries = "best"', "route[0].series", "'thinnest' or 'largest'"),
     (
         '[scp]\nport = 8080\n[http]\nhost = "10.0.0.1"',

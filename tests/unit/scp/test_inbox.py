@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from osteon.scp import inbox as inbox_module
-from osteon.scp.inbox import BUFFER_BYTES, Inbox
+from osteon.scp.inbox import BUFFER_BYTES, LARGE_BYTES, Inbox
 from osteon.scp.transport import QUICKACK, bound_waits, wake
 
 Pair = tuple[socket.socket, socket.socket]
@@ -61,6 +61,54 @@ def test_pieces_are_never_longer_than_asked_for(pair: Pair) -> None:
     sender.join()
 
     assert received == sent
+
+
+@pytest.mark.parametrize("large", [1, 50, 10**9])
+@pytest.mark.parametrize("ahead", [1, 7, 300])
+def test_memory_of_the_callers_is_filled_with_what_comes_next(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, large: int, ahead: int
+) -> None:
+    """However little or much comes with it, and whatever is asked for in between."""
+    monkeypatch.setattr(inbox_module, "LARGE_BYTES", large)
+    monkeypatch.setattr(inbox_module, "AHEAD_BYTES", ahead)
+    ours, theirs = pair
+    sent = bytes(range(256)) * 200
+    inbox = Inbox(ours)
+    sender = threading.Thread(target=theirs.sendall, args=(sent,))
+    sender.start()
+
+    received = b""
+    while len(received) < len(sent):
+        inbox.wait(soon())
+        received += inbox.take(min(6, len(sent) - len(received)), soon())
+        due = min(1000, len(sent) - len(received))
+        while due:
+            room = memoryview(bytearray(due))
+            count = inbox.fill(room, soon())
+            assert 1 <= count <= due
+            received += room[:count]
+            due -= count
+    sender.join()
+
+    assert received == sent
+
+
+def test_what_is_due_goes_past_the_buffer(pair: Pair) -> None:
+    ours, theirs = pair
+    inbox, room = Inbox(ours), memoryview(bytearray(LARGE_BYTES))
+    theirs.sendall(bytes(LARGE_BYTES) + b"behind")
+    time.sleep(0.05)
+
+    assert inbox.fill(room, soon()) == LARGE_BYTES
+    assert bytes(inbox.take(6, soon())) == b"behind"
+    theirs.close()
+    with pytest.raises(ConnectionError, match="closed"):
+        inbox.fill(room, soon())
+
+
+def test_filling_runs_into_the_deadline(pair: Pair) -> None:
+    with pytest.raises(TimeoutError):
+        Inbox(pair[0]).fill(memoryview(bytearray(10)), time.monotonic() + 0.1)
 
 
 def test_the_end_is_told(pair: Pair) -> None:
