@@ -107,7 +107,8 @@ def beside_monai(device: torch.device, rounds: int, precision: str) -> dict[str,
 
     def ours() -> torch.Tensor:
         batches = Batches(network, batch)
-        batches.size = batch
+        if on_gpu:
+            batches.size = batch
         whole = torch.empty((8, *shape), device=device)
         for place, logits in slide(lambda a, b: image[a:b], shape, patch, batches):
             whole[:, *place] = logits

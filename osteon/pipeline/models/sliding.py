@@ -5,21 +5,24 @@ memory between is one slab of logits, as deep as the patch. Called by
 `osteon.pipeline.models.networkmodel`. Results are those of MONAI's ``sliding_window_inference``, so
 that a network gives here what it gave where it was trained.
 
-Without a GPU three threads share the work, each one window ahead of the next: one brings planes to
-the network's grid and cuts windows, one runs the network, and the caller's adds up what it said and
-makes use of what is finished. So the network waits for the first slab alone, and the caller for
-what the last window finishes.
+A network that keeps the processor's cores busy by itself runs in the caller's thread, as does one
+on a GPU, which works in its own time: more threads would only take turns with it. Where the first
+window leaves cores idle, three threads share the rest, each one window ahead of the next: one
+brings planes to the network's grid and cuts windows, one runs the network, and the caller's adds
+up what it said and makes use of what is finished. Then the network waits for the first slab
+alone, and the caller for what the last window finishes.
 """
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from itertools import islice
 
 import torch
 
 from osteon.errors import ModelError
 from osteon.pipeline.models.beside import Beside
+from osteon.pipeline.models.cores import BusyCores
 from osteon.pipeline.models.network import Network
 from osteon.pipeline.models.windows import (
     Step,
@@ -33,6 +36,11 @@ from osteon.pipeline.models.windows import (
 PLANES_AT_ONCE = 8  # Of finished logits: so few stay in a processor's caches until they are labels.
 VOXELS_AT_ONCE = 2**17  # More planes, where they are so small that the calls would cost more.
 MEMORY_SHARE = 0.8  # Of the GPU's free memory: the rest is for what the first window did not show.
+# What glibc's malloc hands back to the system at once is, at most, of this size. It starts far
+# lower and goes up, with twice as much for the end of its heap, to the largest that a process has
+# freed. Below it the kernel clears the network's memory again for each window, page by page, which
+# costs a small network a quarter of its time.
+FREED_BYTES = 2**25 - 2**14  # With its head, and rounded up to pages.
 
 ReadPlanes = Callable[[int, int], torch.Tensor]
 Finished = tuple[tuple[slice, slice, slice], torch.Tensor]
@@ -41,8 +49,8 @@ Finished = tuple[tuple[slice, slice, slice], torch.Tensor]
 class Batches:
     """Runs a network on as many windows at once as the device's memory takes.
 
-    The first window runs alone and shows what one costs. A GPU that is out of memory all the same
-    gets half as many, down to one.
+    The first window runs alone and shows what one costs: on a GPU memory, elsewhere the processor's
+    time. A GPU that is out of memory all the same gets half as many, down to one.
 
     Parameters
     ----------
@@ -57,6 +65,9 @@ class Batches:
         Windows at once; 0 before the first.
     expected : int
         Windows in all.
+    room_beside : bool
+        Whether other threads find cores idle while the network runs; False before the first window
+        and on a GPU.
     """
 
     def __init__(
@@ -67,6 +78,7 @@ class Batches:
         self._on_done = on_done
         self._done = self.expected = 0
         self.size = 0
+        self.room_beside = False
 
     def expect(self, count: int) -> None:
         """Say how many windows there will be."""
@@ -118,7 +130,11 @@ class Batches:
         device = self._network.device
         if device.type != "cuda":
             self.size = 1
-            return self._network(window[None])
+            torch.empty(FREED_BYTES, dtype=torch.uint8)  # Never touched; freed here and now.
+            busy = BusyCores()
+            logits = self._network(window[None])
+            self.room_beside = busy.leave_room
+            return logits
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         logits = self._network(window[None])
@@ -159,7 +175,8 @@ def slide(
     place : tuple of slice
         Planes, rows and columns of the grid. Planes of the same rows and columns come in their
         order. A part begins with the last row and column of those before it, where there are any,
-        so that what lies between two parts can be interpolated. On a GPU whole planes come.
+        so that what lies between two parts can be interpolated. Where no thread is beside the
+        network, as on a GPU, whole planes come.
     logits : Tensor of float32, shape (classes, planes, rows, columns)
         Valid until the next is asked for: the memory is used again.
 
@@ -172,25 +189,35 @@ def slide(
     """
     in_plane = [windows_of(n, p, overlap) for n, p in zip(shape[1:], patch[-2:], strict=True)]
     if len(patch) == 3:
-        # A GPU likes large pieces, and little is left to do after its last window.
-        piecemeal = batches.device.type != "cuda"
-        steps = steps_3d(shape[0], patch, in_plane, overlap, piecemeal=piecemeal)
+        steps = steps_3d(shape[0], patch, in_plane, overlap)
     else:
         steps = steps_2d(shape[0], patch, in_plane, neighbours)
     batches.expect(sum(len(step.places) for step in steps))
-    with ExitStack() as ending:
+    weights = window_weights((*(1,) * (3 - len(patch)), *patch), blend, batches.device)
+    with (
+        closing(_apart(_cut(read_planes, steps, in_plane), "input grid", batches)) as windows,
+        closing(_apart(_run(steps, windows, batches), "network", batches)) as logits,
+    ):
+        yield from _finished(steps, logits, weights, in_plane, batches)
 
-        def apart(items: Iterator[torch.Tensor], name: str) -> Iterator[torch.Tensor]:
-            # A GPU does what it is asked for in its own time. Its memory is left to one thread:
-            # what the first window costs, and what fits, is measured while nothing else takes any.
-            if batches.device.type == "cuda":
-                return items
-            return ending.enter_context(closing(Beside(items, name)))
 
-        windows = apart(_cut(read_planes, steps, in_plane), "input grid")
-        logits = apart(_run(steps, windows, batches), "network")
-        weights = window_weights((*(1,) * (3 - len(patch)), *patch), blend, batches.device)
-        yield from _finished(steps, logits, weights, in_plane)
+def _apart(
+    items: Iterator[torch.Tensor], name: str, batches: Batches
+) -> Generator[torch.Tensor, None, None]:
+    """Yield what an iterator yields: made by a thread once it is known that there is room for one.
+
+    A GPU's memory so is left to one thread: what the first window costs, and what fits, is measured
+    while nothing else takes any.
+    """
+    for item in items:
+        if batches.room_beside:
+            with closing(Beside(items, name)) as coming:
+                yield item
+                del item  # As below.
+                yield from coming
+            return
+        yield item
+        del item  # Not kept while the next is made: of many classes one is large.
 
 
 def _cut(
@@ -223,21 +250,30 @@ def _finished(
     logits: Iterator[torch.Tensor],
     weights: torch.Tensor,
     in_plane: Sequence[Windows],
+    batches: Batches,
 ) -> Iterator[Finished]:
-    """Add up the logits of the windows, and yield what no further window reaches."""
+    """Add up the logits of the windows, and yield what no further window reaches.
+
+    That is done window by window while the network runs beside it, so that little is left after
+    the last one; else by whole planes, which lie together in memory.
+    """
+    whole = tuple(slice(w.before, w.size - w.after) for w in in_plane)
     depth = max(place[0].stop for place in steps[0].places)
     slab = _Slab(weights, (depth, *(windows.size for windows in in_plane)))
     for step in steps:
-        for place, part in zip(step.places, step.parts, strict=True):
+        slab.count(step.places)
+        for number, place in enumerate(step.places):
             slab.add(place, next(logits))
-            if part is not None:
-                yield from _part(slab, step, part, in_plane)
+            if batches.room_beside and step.parts:
+                yield from _part(slab, step, step.parts[number], in_plane)
+        if not (batches.room_beside and step.parts):
+            yield from _part(slab, step, whole, in_plane)
         if step is not steps[-1]:
             slab.move(step.passed)
 
 
 def _part(
-    slab: "_Slab", step: Step, part: tuple[slice, slice], in_plane: Sequence[Windows]
+    slab: "_Slab", step: Step, part: Sequence[slice], in_plane: Sequence[Windows]
 ) -> Iterator[Finished]:
     """Yield what is finished of the planes of a step, and what was before it of the same planes."""
     before = [windows.before for windows in in_plane]
@@ -269,6 +305,17 @@ class _Slab:
         self._weights = weights
         self._count = torch.zeros(tuple(shape), device=weights.device)
         self._total: torch.Tensor | None = None
+        self._places: Sequence[tuple[slice, ...]] = ()
+        self._of_step = torch.zeros(tuple(shape), device=weights.device)
+
+    def count(self, places: Sequence[tuple[slice, ...]]) -> None:
+        """Add the weights of the windows of a step, which are at the same places in most."""
+        if places != self._places:
+            self._places = places
+            self._of_step.zero_()
+            for place in places:
+                self._of_step[place].add_(self._weights)
+        self._count.add_(self._of_step)
 
     def add(self, place: tuple[slice, ...], logits: torch.Tensor) -> None:
         """Add the logits of a window, shape (classes, *patch)."""
@@ -279,7 +326,6 @@ class _Slab:
             raise ModelError(f"the network returned {len(self._total)} classes, then {len(logits)}")
         there = self._total[:, *place]
         there.addcmul_(logits.view(there.shape), self._weights)
-        self._count[place] += self._weights
 
     def finish(self, place: tuple[slice, ...]) -> torch.Tensor:
         """Make sums to means, once each, and return them; they stay until the slab moves."""

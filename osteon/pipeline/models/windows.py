@@ -68,9 +68,9 @@ class Step:
         Planes of zeros before and behind them.
     places : tuple of tuple of slice
         Planes, rows and columns of each window in the slab.
-    parts : tuple of (tuple of slice or None)
-        Rows and columns of the slab that no window reaches after this one; None where it leaves
-        them to one that follows.
+    parts : tuple of tuple of slice
+        For each window, rows and columns of the slab that none after it reaches. Empty of a 2D
+        network, whose windows see single planes of the slab.
     channels : tuple of tuple of int
         Of a 2D network: the planes that each window has as its channels, counted from `read`.
     first : int
@@ -84,7 +84,7 @@ class Step:
     read: tuple[int, int]
     padding: tuple[int, int]
     places: tuple[tuple[slice, ...], ...]
-    parts: tuple[Part | None, ...]
+    parts: tuple[Part, ...]
     channels: tuple[tuple[int, ...], ...]
     first: int
     finished: slice
@@ -96,8 +96,6 @@ def steps_3d(
     patch: tuple[int, ...],
     in_plane: Sequence[Windows],
     overlap: float,
-    *,
-    piecemeal: bool,
 ) -> list[Step]:
     """Place the slab of a 3D network, as deep as its patch.
 
@@ -111,15 +109,11 @@ def steps_3d(
         Along rows and columns.
     overlap : float
         As `windows_of`.
-    piecemeal : bool
-        Each window finishes its part of the planes, and not the last one all.
     """
     along, depth = windows_of(planes, patch[0], overlap), patch[0]
     places = tuple((slice(0, depth), *area) for area in _areas(patch[1:], in_plane))
     rows, columns = in_plane
-    parts: tuple[Part | None, ...] = _at_last(len(places), in_plane)
-    if piecemeal:
-        parts = tuple((y, x) for y in rows.parts for x in columns.parts)
+    parts = tuple((y, x) for y in rows.parts for x in columns.parts)
     steps = []
     for start, following in zip(along.starts, (*along.starts[1:], along.size), strict=True):
         # Planes of the padded volume that the volume has.
@@ -167,7 +161,7 @@ def steps_2d(
                 (first, last),
                 (0, 0),
                 tuple(places),
-                _at_last(len(places), in_plane),
+                (),
                 tuple(channels),
                 start,
                 slice(0, count),
@@ -175,12 +169,6 @@ def steps_2d(
             )
         )
     return steps
-
-
-def _at_last(count: int, in_plane: Sequence[Windows]) -> tuple[Part | None, ...]:
-    """Return the parts of windows of which the last one finishes all."""
-    rows, columns = (slice(w.before, w.size - w.after) for w in in_plane)
-    return (*(None,) * (count - 1), (rows, columns))
 
 
 def _areas(patch: Sequence[int], in_plane: Sequence[Windows]) -> list[tuple[slice, slice]]:
