@@ -132,7 +132,11 @@ class Dispatcher:
 
     def _hand_out(self, *, shadows: bool) -> None:
         for job in lines.ready(self._table, 2 * self._engine.slots + len(self._offers)):
-            if job["id"] in self._offers or (job["shadow_of"] is not None) != shadows:
+            if job["id"] in self._offers:
+                continue
+            if (job["shadow_of"] is not None) != shadows:
+                if shadows:  # The place that is free now is this job's, at the next step.
+                    return
                 continue
             ahead = self._ahead.take(job)
             with suppress(StaleTransition):  # A person has cancelled it meanwhile.

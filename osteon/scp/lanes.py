@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -153,6 +154,7 @@ def _unstoppable() -> Iterator[None]:
     systemd sends it to every process; where the one from which lanes are forked had ended, nobody
     could say any more whether they are alive.
     """
+    resource_tracker.ensure_running()  # Else it is started on the way, and then unblocks SIGTERM.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
     try:
         yield

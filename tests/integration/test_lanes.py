@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from osteon.config.settings import Settings
 from osteon.errors import OsteonError, UnavailableError
 from osteon.pipeline.table.connection import open_table
-from osteon.scp.role import run_receive
+from osteon.scp.role import WATCH_S, run_receive
 from tests.anomaly.evidence import left_behind
 from tests.anomaly.role import Role, RoleError
 from tests.dicom_peer import (
@@ -167,14 +168,16 @@ def test_a_stop_of_all_processes_lets_associations_end(
         role.start()
         with RawPeer(role.port) as peer:
             assert peer.send_ct(ct_slice(1))[0] == 0x0000
-            for pid in reversed(role.pids):
+            receiver, *others = role.pids
+            for pid in others:
                 os.kill(pid, number)
+            time.sleep(1.5 * WATCH_S)  # However long before the others the receiver hears of it.
+            os.kill(receiver, number)
             wait_until(lambda: not role.listens())
             assert peer.send_ct(ct_slice(2))[0] == 0x0000
             peer.release()
-        assert role.wait(30) == 0
-        log = role.log.read_text()
-    assert ("Traceback" in log, "receiving process" in log) == (False, False), log
+        status, log = role.wait(30), role.log.read_text()
+    assert (status, "Traceback" in log, "receiving process" in log) == (0, False, False), log
     assert left_behind(tmp_path / "data") == []
     with closing(open_table(tmp_path / "data")) as table:
         (row,) = table.rows("SELECT outcome, stored FROM association")

@@ -108,13 +108,19 @@ def test_a_comparison_that_was_begun_is_begun_again_after_a_restart(node: Node) 
     assert reasons[0].startswith(("it could not be compared within 300 s", "/"))
 
 
+def shadows(requests: list[StageRequest | SliceRequest]) -> set[int]:
+    """The jobs of the second model among what the engine was asked for."""
+    return {r.job_id for r in requests if isinstance(r, StageRequest) and r.model == "new"}
+
+
 def test_work_ahead_of_the_quiet_time_comes_before_shadows(tmp_path: Path) -> None:
-    go_on = threading.Event()
+    held, go_on = threading.Event(), threading.Event()
 
     def run(request: StageRequest | SliceRequest) -> StageReport:
         if isinstance(request, SliceRequest):
             return StageReport("read early", 0.1)
-        if request.model == "new":
+        if request.job_id == 7:
+            held.set()
             go_on.wait(30)
         return write_stage(request)
 
@@ -125,17 +131,17 @@ def test_work_ahead_of_the_quiet_time_comes_before_shadows(tmp_path: Path) -> No
     )
     node = Node(settings.data_dir, settings, ThreadEngine(run))
     try:
-        for number in (1, 2):
+        for number in range(1, 5):
             node.receive(range(1, 4), series=f"1.2.3.{number}")
-        node.tick_until(lambda: [job["state"] for job in node.jobs()].count("done") == 2)
-        node.tick_until(lambda: "new" in [request.model for request in node.engine.requests])
+        node.tick_until(held.is_set)
+        # Four jobs, and then the third of their shadows, beside which nobody finds a place.
+        assert [r.job_id for r in node.engine.requests[::3]] == [1, 2, 3, 4, 5, 6, 7]
         store_slices(node.intake, range(1, 4), series="1.2.3.9")
         node.observer.tick()
         go_on.set()
         node.tick_until(lambda: all(job["state"] == "done" for job in node.jobs()))
-        kinds = [type(request) for request in node.engine.requests]
-        shadows_before = [r.model for r in node.engine.requests[: kinds.index(SliceRequest)]]
-        assert shadows_before.count("new") == 3, "the second shadow has made way"
+        first = [type(request) for request in node.engine.requests].index(SliceRequest)
+        assert 8 in shadows(node.engine.requests[first:]), "the last has made way"
     finally:
         go_on.set()
         node.close()
