@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+import psutil
+
 from tests.tools import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -138,11 +140,19 @@ class Role:
         """End it by force, as a crash does; a second call does nothing."""
         if self._process is None:
             return
+        family: list[psutil.Process] = []
         if self._process.poll() is None:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, psutil.NoSuchProcess):
+                family = [psutil.Process(pid) for pid in self.pids]
                 os.kill(self.pid, signal.SIGKILL)
         try:
             self._process.wait(20)  # strace ends when what it traces has ended.
+            for member in family[1:]:  # One may have been made at this moment.
+                with suppress(psutil.NoSuchProcess):
+                    family += member.children()
+            left = psutil.wait_procs(family, 20)[1]
+            if left:
+                raise RoleError(f"these outlive the receiver: {left}")
         except subprocess.TimeoutExpired:
             self._process.kill()
             raise

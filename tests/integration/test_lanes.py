@@ -150,7 +150,8 @@ def test_no_receiver_starts_while_one_of_another_is_left(tmp_path: Path) -> None
         frozen = lanes_of_role(role)[0]
         frozen.suspend()
         try:
-            role.kill()
+            os.kill(role.pid, signal.SIGKILL)
+            role.wait(10)
             with pytest.raises(RoleError, match="another process works on"):
                 role.start()
         finally:
