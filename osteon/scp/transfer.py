@@ -122,7 +122,9 @@ class OwnTransfer:
             raise InvalidPduError(f"a P-DATA-TF has {length} bytes: at most {PDU_BYTES_MAX}")
         inbox, messages = self._inbox, self._messages
         while length:
-            size, context_id, control = _PDV.unpack(inbox.take(min(length, _PDV.size), deadline))
+            if length < _PDV.size:
+                raise InvalidPduError(f"a P-DATA-TF ends with {length} bytes that are no fragment")
+            size, context_id, control = _PDV.unpack(inbox.take(_PDV.size, deadline))
             length -= size + 4
             if size < 2 or length < 0:
                 raise InvalidPduError(f"a fragment has {size} bytes, its PDU does not")
