@@ -303,3 +303,14 @@ def test_mutations_of_real_streams_stop_nobody(node: Node, shared_data: Path, se
                     sock.shutdown(socket.SHUT_WR)
                 assert is_closed(sock, 5)
     assert_serves(node)
+
+
+@pytest.mark.parametrize("left", [1, 5])
+def test_bytes_behind_the_last_fragment_of_a_pdu_are_malformed(node: Node, left: int) -> None:
+    whole = p_data(1, 1, b"abc")
+    longer = struct.pack(">BxI", 4, len(whole) - 6 + left)
+    with RawPeer(node.port) as peer:
+        peer.sock.sendall(longer + whole[6:] + bytes(left))
+        assert peer.sock.recv(1) == b"\x07"  # A-ABORT
+    (row,) = wait_until(lambda: node.table.rows("SELECT outcome FROM association WHERE closed > 0"))
+    assert "invalid PDU" in row["outcome"]
