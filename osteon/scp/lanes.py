@@ -178,6 +178,7 @@ class _Lane:
         socket.send_fds(self._link, [b"held"], [held])
 
     def wait_until_ready(self) -> None:
+        """Wait for its first word, `START_S` at most; without it raise `UnavailableError`."""
         try:
             word = self._link.recv(MESSAGE_BYTES_MAX)
         except OSError:
@@ -187,16 +188,19 @@ class _Lane:
         self._link.settimeout(HAND_OVER_S)
 
     def hand_over(self, charge: bytes, sock: socket.socket, report: socket.socket) -> None:
+        """Give it an association; `OSError` where it does not take it in `HAND_OVER_S`."""
         with self._sending:
             socket.send_fds(self._link, [charge], [sock.fileno(), report.fileno()])
 
     def tell_to_stop(self) -> None:
+        """Say that no association is left."""
         try:
             self._link.send(STOP)
         except OSError as error:
             log.warning("a receiving process is gone", why=str(error))
 
     def end(self, deadline: float) -> None:
+        """Wait until then for its end, and kill it after that."""
         self.process.join(max(0.0, deadline - time.monotonic()))
         if self.process.is_alive():
             log.warning("a receiving process did not end and is killed", pid=self.process.pid)

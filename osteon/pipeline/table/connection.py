@@ -268,6 +268,7 @@ class _Turns:
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
+        """Give the lock file back."""
         os.close(self._descriptor)
 
 
