@@ -8,7 +8,7 @@ is absent. Nothing goes through pydicom's conversion of values, which would take
 import math
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 from pydicom.dataset import Dataset
@@ -17,6 +17,8 @@ from pydicom.tag import Tag
 # A decimal string, PS3.5 6.2; Python's own reading takes 1_0, inf and nan too.
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 INTEGER_STRINGS = frozenset({"InstanceNumber", "NumberOfFrames"})
+VALUES_KEPT = 256  # Most values of a series' headers are those of the header before.
+KEPT_BYTES_MAX = 256
 
 
 class HeaderValues:
@@ -45,12 +47,9 @@ class HeaderValues:
         value = self._values.get(_tag(keyword))
         if value is None:
             return ()
-        text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
-        text = text.strip("\0 ")
-        if "\\" not in text:
-            return (text,) if text else ()
-        values = tuple(value.strip("\0 ") for value in text.split("\\"))
-        return values if any(values) else ()
+        if isinstance(value, bytes) and len(value) <= KEPT_BYTES_MAX:
+            return _texts_again(value)
+        return _texts(value)
 
     def text(self, keyword: str) -> str:
         """Return a character string, several values joined; empty where there is none."""
@@ -59,10 +58,8 @@ class HeaderValues:
     def numbers(self, keyword: str) -> tuple[float, ...] | None:
         """Return the values of a DS or IS element; None where one is no finite number."""
         texts = self.texts(keyword)
-        if not all(map(DECIMAL.fullmatch, texts)):
-            return None
-        numbers = tuple(map(float, texts))
-        return numbers if numbers and all(map(math.isfinite, numbers)) else None
+        kept = sum(map(len, texts)) <= KEPT_BYTES_MAX
+        return _numbers_again(texts) if kept else _numbers(texts)
 
     def integer(self, keyword: str, *, signed: bool = False) -> int | None:
         """Return the first value of an IS, US or SS element; None where it is no integer."""
@@ -80,6 +77,32 @@ class HeaderValues:
         if self._ds is None or _tag(keyword) not in self._values:
             return []
         return [HeaderValues.of(item) for item in self._ds[keyword].value or ()]
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+    text = text.strip("\0 ")
+    if "\\" not in text:
+        return (text,) if text else ()
+    values = tuple(value.strip("\0 ") for value in text.split("\\"))
+    return values if any(values) else ()
+
+
+def _numbers(texts: tuple[str, ...]) -> tuple[float, ...] | None:
+    if not all(map(DECIMAL.fullmatch, texts)):
+        return None
+    numbers = tuple(map(float, texts))
+    return numbers if numbers and all(map(math.isfinite, numbers)) else None
+
+
+@lru_cache(VALUES_KEPT)
+def _texts_again(value: bytes) -> tuple[str, ...]:
+    return _texts(value)
+
+
+@lru_cache(VALUES_KEPT)
+def _numbers_again(texts: tuple[str, ...]) -> tuple[float, ...] | None:
+    return _numbers(texts)
 
 
 @cache

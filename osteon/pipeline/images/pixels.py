@@ -297,6 +297,11 @@ def _native_frames(
 
 def _drop_other_bits(frame: NDArray[Any], source: PixelSource) -> None:
     """Push out the bits outside Bits Stored, which mean nothing (PS3.5 8.1.1), on both sides."""
+    if source.bounds is not None and source.high_bit == source.bits_stored - 1:
+        lowest, highest = source.bounds
+        # A look at them costs half of what pushing does, and most writers leave nothing there.
+        if frame.max() <= highest and (lowest == 0 or frame.min() >= lowest):
+            return
     kept = None
     if source.padding is not None and not _overlap(source.padding, source.bounds):
         # Some writers pad with a value that Bits Stored cannot hold; cut, it could read as bone.

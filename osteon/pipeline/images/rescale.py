@@ -65,7 +65,8 @@ def to_hu(
 
 
 def _is_same_memory(stored: NDArray[Any], hu: NDArray[np.int16]) -> bool:
-    return stored.itemsize == hu.itemsize and stored.ctypes.data == hu.ctypes.data
+    first, other = (array.__array_interface__["data"][0] for array in (stored, hu))
+    return stored.itemsize == hu.itemsize and first == other
 
 
 def _fits_int16(

@@ -128,10 +128,10 @@ class Walker:
         explicit, read = not self._implicit, self._explicit_header
         while at + 8 <= end:
             # What `_header` does, without a call for each element of the most frequent kind.
-            if explicit and data[at + 4 : at + 6] in SHORT_VR:
+            if explicit and self.left > 0 and data[at + 4 : at + 6] in SHORT_VR:
                 group, element, _, length = read(data, at)
                 start = at + 8
-                self._count()
+                self.left -= 1
             else:
                 group, element, start, length = self.header(at)
             if group >= until_group:

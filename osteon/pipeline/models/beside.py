@@ -1,4 +1,4 @@
-"""A thread beside the caller's: the next item is made while the caller works on the last one.
+"""A thread beside the caller's: the next items are made while the caller works on the last one.
 
 An iterator enters, the same items leave in the same order. `osteon.pipeline.models.sliding` strings
 two of these together: the input grid beside the network, and the network beside the output grid.
@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 
 class Beside(Iterator[T]):
-    """Yields what an iterator yields, each item made in a thread while the last one is in use.
+    """Yields what an iterator yields, items made in a thread while the last one is in use.
 
-    Two items exist at most: the caller's, and the one that is made or has been made after it. The
-    first is begun at once. The thread sees the caller's context variables and its inference mode,
-    not its CUDA stream.
+    Besides the caller's item, so many exist at most as are made ahead of it. The first is begun at
+    once. The thread sees the caller's context variables and its inference mode, not its CUDA
+    stream.
 
     Parameters
     ----------
@@ -28,6 +28,8 @@ class Beside(Iterator[T]):
         It must not yield None. Nobody else may use it meanwhile.
     name : str
         Of the thread.
+    ahead : int
+        How many items are made after the caller's.
 
     Raises
     ------
@@ -35,15 +37,16 @@ class Beside(Iterator[T]):
         Whatever the iterator raises, in the place of the item.
     """
 
-    def __init__(self, items: Iterator[T], name: str) -> None:
+    def __init__(self, items: Iterator[T], name: str, ahead: int = 1) -> None:
         self._items = items
         self._context, self._inference = copy_context(), torch.is_inference_mode_enabled()
         self._thread = ThreadPoolExecutor(1, name)
         self._coming: deque[Future[T | None]] = deque()
-        self._begin()
+        for _ in range(ahead):
+            self._begin()
 
     def __next__(self) -> T:
-        """Return the next item, and have the one after it made."""
+        """Return the next item, and have another one made."""
         if not self._coming:
             raise StopIteration
         try:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from osteon.errors import ModelError
+from osteon.pipeline.models.memory import empty
 from osteon.pipeline.models.modelspec import AXIS_OF, InputSpec
 
 # Directions in which a patient coordinate grows (PS3.3 C.7.6.2.1.1).
@@ -94,7 +95,13 @@ class InputGrid:
         spec: InputSpec,
         device: torch.device,
     ) -> None:
-        self._spec = spec
+        if spec.zscore is not None:
+            self._clip_hu = spec.zscore.clip_hu
+            self._offset, self._scale = spec.zscore.mean_hu, spec.zscore.std_hu
+        else:
+            assert spec.hu_window is not None
+            self._clip_hu = lower, upper = spec.hu_window
+            self._offset, self._scale = lower, upper - lower
         self.turn = turn_to(affine, spec.orientation) if spec.orientation else Turn()
         # torch takes neither read-only arrays nor negative strides: flips are done plane by plane.
         whole = torch.from_numpy(np.require(hu_zyx, requirements=["C", "W"])).to(device)
@@ -111,7 +118,7 @@ class InputGrid:
         -------
         Tensor of float32, shape (stop - start, rows, columns)
         """
-        planes = _empty((stop - start, *self.shape[1:]), self._source.device)
+        planes = empty((stop - start, *self.shape[1:]), self._source.device)
         fresh = start
         if self._made is not None:
             made_start, made = self._made
@@ -139,37 +146,23 @@ class InputGrid:
         """Yield numbered source planes, scaled and with the network's rows and columns."""
         at_once = PLANES_AT_ONCE if self._source.device.type == "cuda" else PLANES_AT_ONCE_CPU
         for first in range(start, stop, at_once):
-            planes = self._scaled(first, min(first + at_once, stop))
+            planes = self._clipped(first, min(first + at_once, stop))
             if self.shape[1:] != self.turned_shape[1:]:
                 planes = torch.nn.functional.interpolate(
                     planes[None], self.shape[1:], mode="bilinear", align_corners=False
                 )[0]
-            yield from enumerate(planes, first)
+            yield from enumerate(planes.sub_(self._offset).div_(self._scale), first)
 
-    def _scaled(self, start: int, stop: int) -> torch.Tensor:
-        """Return source planes, turned, clipped and scaled."""
+    def _clipped(self, start: int, stop: int) -> torch.Tensor:
+        """Return source planes, turned and clipped; they are scaled when they are resampled."""
         count = self.turned_shape[0]
         if 0 in self.turn.flips:
             start, stop = count - stop, count - start
         planes = self._source[start:stop]
         if self.turn.flips:
             planes = planes.flip(self.turn.flips)
-        if self._spec.zscore is not None:
-            lower, upper = self._spec.zscore.clip_hu
-            offset, scale = self._spec.zscore.mean_hu, self._spec.zscore.std_hu
-        else:
-            assert self._spec.hu_window is not None
-            lower, upper = self._spec.hu_window
-            offset, scale = lower, upper - lower
         planes = planes.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-        return planes.clamp_(lower, upper).sub_(offset).div_(scale)
-
-
-def _empty(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Return memory that is yet to be written to; on a CPU in large pages, which NumPy asks for."""
-    if device.type == "cpu":
-        return torch.from_numpy(np.empty(shape, np.float32))
-    return torch.empty(shape, device=device)
+        return planes.clamp_(*self._clip_hu)
 
 
 def _shape_on(

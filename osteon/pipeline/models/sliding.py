@@ -7,7 +7,7 @@ that a network gives here what it gave where it was trained.
 
 A network that keeps the processor's cores busy by itself runs in the caller's thread, as does one
 on a GPU, which works in its own time: more threads would only take turns with it. Where the first
-window leaves cores idle, three threads share the rest, each one window ahead of the next: one
+window leaves cores idle, three threads share the rest, each ahead of the next: one
 brings planes to the network's grid and cuts windows, one runs the network, and the caller's adds
 up what it said and makes use of what is finished. Then the network waits for the first slab
 alone, and the caller for what the last window finishes.
@@ -23,6 +23,7 @@ import torch
 from osteon.errors import ModelError
 from osteon.pipeline.models.beside import Beside
 from osteon.pipeline.models.cores import BusyCores
+from osteon.pipeline.models.memory import empty
 from osteon.pipeline.models.network import Network
 from osteon.pipeline.models.windows import (
     Step,
@@ -41,6 +42,9 @@ MEMORY_SHARE = 0.8  # Of the GPU's free memory: the rest is for what the first w
 # freed. Below it the kernel clears the network's memory again for each window, page by page, which
 # costs a small network a quarter of its time.
 FREED_BYTES = 2**25 - 2**14  # With its head, and rounded up to pages.
+# Windows that are cut before the network takes them. They lie in planes that stand there anyway;
+# and so a network that is faster than a slab's planes has some left while these are made.
+CUT_AHEAD = 3
 
 ReadPlanes = Callable[[int, int], torch.Tensor]
 Finished = tuple[tuple[slice, slice, slice], torch.Tensor]
@@ -195,14 +199,16 @@ def slide(
     batches.expect(sum(len(step.places) for step in steps))
     weights = window_weights((*(1,) * (3 - len(patch)), *patch), blend, batches.device)
     with (
-        closing(_apart(_cut(read_planes, steps, in_plane), "input grid", batches)) as windows,
+        closing(
+            _apart(_cut(read_planes, steps, in_plane), "input grid", batches, CUT_AHEAD)
+        ) as windows,
         closing(_apart(_run(steps, windows, batches), "network", batches)) as logits,
     ):
         yield from _finished(steps, logits, weights, in_plane, batches)
 
 
 def _apart(
-    items: Iterator[torch.Tensor], name: str, batches: Batches
+    items: Iterator[torch.Tensor], name: str, batches: Batches, ahead: int = 1
 ) -> Generator[torch.Tensor, None, None]:
     """Yield what an iterator yields: made by a thread once it is known that there is room for one.
 
@@ -211,7 +217,7 @@ def _apart(
     """
     for item in items:
         if batches.room_beside:
-            with closing(Beside(items, name)) as coming:
+            with closing(Beside(items, name, ahead)) as coming:
                 yield item
                 del item  # As below.
                 yield from coming
@@ -259,13 +265,19 @@ def _finished(
     """
     whole = tuple(slice(w.before, w.size - w.after) for w in in_plane)
     depth = max(place[0].stop for place in steps[0].places)
-    slab = _Slab(weights, (depth, *(windows.size for windows in in_plane)))
+    slab: _Slab | None = None
     for step in steps:
-        slab.count(step.places)
         for number, place in enumerate(step.places):
-            slab.add(place, next(logits))
+            of_window = next(logits)
+            if slab is None:  # Not before, so that the network need not wait for it.
+                slab = _Slab(weights, (depth, *(windows.size for windows in in_plane)))
+            if number == 0:
+                slab.count(step.places)
+            slab.add(place, of_window)
+            del of_window  # As in `_apart`.
             if batches.room_beside and step.parts:
                 yield from _part(slab, step, step.parts[number], in_plane)
+        assert slab is not None
         if not (batches.room_beside and step.parts):
             yield from _part(slab, step, whole, in_plane)
         if step is not steps[-1]:
@@ -303,10 +315,10 @@ class _Slab:
 
     def __init__(self, weights: torch.Tensor, shape: Sequence[int]) -> None:
         self._weights = weights
-        self._count = torch.zeros(tuple(shape), device=weights.device)
+        self._count = empty(shape, weights.device).zero_()
         self._total: torch.Tensor | None = None
         self._places: Sequence[tuple[slice, ...]] = ()
-        self._of_step = torch.zeros(tuple(shape), device=weights.device)
+        self._of_step = empty(shape, weights.device).zero_()
 
     def count(self, places: Sequence[tuple[slice, ...]]) -> None:
         """Add the weights of the windows of a step, which are at the same places in most."""
@@ -320,8 +332,7 @@ class _Slab:
     def add(self, place: tuple[slice, ...], logits: torch.Tensor) -> None:
         """Add the logits of a window, shape (classes, *patch)."""
         if self._total is None:
-            shape = (len(logits), *self._count.shape)
-            self._total = torch.zeros(shape, device=logits.device)
+            self._total = empty((len(logits), *self._count.shape), logits.device).zero_()
         if len(logits) != len(self._total):
             raise ModelError(f"the network returned {len(self._total)} classes, then {len(logits)}")
         there = self._total[:, *place]

@@ -1,4 +1,4 @@
-"""A thread beside the caller's: the same items, two at most, and an end whatever happens."""
+"""A thread beside the caller's: the same items, few at once, and an end whatever happens."""
 
 import threading
 from collections.abc import Iterator
@@ -37,7 +37,8 @@ def test_the_next_item_is_made_while_the_last_is_in_use() -> None:
         assert begun[2].wait(PATIENCE_S)
 
 
-def test_two_items_exist_at_most() -> None:
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_no_more_items_exist_than_are_made_ahead_and_the_callers(ahead: int) -> None:
     alive, most = 0, 0
     made: list[threading.Event] = [threading.Event() for _ in range(11)]
 
@@ -57,12 +58,12 @@ def test_two_items_exist_at_most() -> None:
         return item
 
     number = 0
-    for item in Beside((make(event) for event in made), "bounded"):
+    for item in Beside((make(event) for event in made), "bounded", ahead):
         number += 1
-        # The one after it is made meanwhile, and no further one.
-        assert number == len(made) or made[number].wait(PATIENCE_S)
+        # Those after it are made meanwhile, and no further one.
+        assert made[min(number + ahead, len(made)) - 1].wait(PATIENCE_S)
         del item
-    assert (number, most) == (11, 2)
+    assert (number, most) == (11, 1 + ahead)
 
 
 def test_an_error_in_the_thread_reaches_the_caller_in_its_place() -> None:

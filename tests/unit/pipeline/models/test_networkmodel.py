@@ -68,7 +68,7 @@ def test_threads_change_no_label(
     hu_zyx = np.random.default_rng(0).integers(0, 4096, (40, 30, 36), np.int16)
     model = model_of(Crowded(fits=True), spacing_mm=spacing_mm)
     with_threads = predict_slices(model, hu_zyx, np.eye(4))
-    monkeypatch.setattr(sliding, "Beside", lambda items, _name: items)
+    monkeypatch.setattr(sliding, "Beside", lambda items, *_: items)
     assert np.array_equal(predict_slices(model, hu_zyx, np.eye(4)), with_threads)
     # Of a network that looks at single voxels no patch changes the answer, but for rounding.
     whole = model_of(Crowded(fits=True), spacing_mm=spacing_mm, patch=(64, 64, 64))
