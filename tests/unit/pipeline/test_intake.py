@@ -155,7 +155,14 @@ def test_first_names_go_when_rows_can_be_synced_again(door, monkeypatch):
         raise OutOfResourcesError("the job table cannot be written: database or disk is full")
 
     def first_names():
-        return [p for p in (door.data_dir / "incoming" / "receive").iterdir() if p.stat().st_size]
+        with os.scandir(door.data_dir / "incoming" / "receive") as entries:
+            return [entry.name for entry in entries if size_of(entry)]
+
+    def size_of(entry):
+        try:
+            return entry.stat().st_size
+        except FileNotFoundError:  # Gone since the folder was read.
+            return 0
 
     monkeypatch.setattr(reception, "sync_rows", full)
     store_slices(door.intake, [1, 2])
