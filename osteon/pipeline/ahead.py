@@ -31,7 +31,8 @@ from osteon.pipeline.worklock import WORK
 AHEAD = "ahead"
 RUNS_MAX = 4  # Each keeps its outputs on the disk until its job takes them over.
 KEPT_S = 600.0  # How long a job may wait for the throttler before what was done is forgotten.
-SLICES_MAX = 16  # At once, so that a job never waits long for the slot.
+SLICES_MIN, SLICES_MAX = 16, 256  # At once; between them as many as last so long, by the last ones:
+HOLD_S = 0.3  # A job never waits longer for the slot, and the slot seldom for the next slices.
 EARLY_TIMEOUT_S = 120.0
 NO_JOB = 0
 ENDLESS = 2**31  # Instances that a series may come to have while it arrives.
@@ -112,6 +113,8 @@ class Ahead:
         self._runs: dict[int, _Run] = {}
         self._deadlines: dict[Future[StageReport], float] = {}
         self._arriving: dict[int, _Arriving] = {}
+        self._slices: dict[Future[StageReport], int] = {}
+        self._slices_next = SLICES_MIN
         self._forgotten: list[_Run] = []  # of which a stage still runs, and writes
         self._numbers = itertools.count(1)
         self._compares = any(route.series != "all" for route in settings.routes)
@@ -125,6 +128,7 @@ class Ahead:
         now = self._table.clock()
         for future in [future for future in self._deadlines if future.done()]:
             del self._deadlines[future]
+            self._learn_pace(future)
         for future, kill_at in self._deadlines.items():
             if now >= kill_at:
                 self._engine.kill(future)
@@ -154,14 +158,26 @@ class Ahead:
                 known.model = self._early_model(row)
             if known.model is None:
                 continue
-            came = series.arrived_after(self._table, row, known.last_id, SLICES_MAX)
+            came = series.arrived_after(self._table, row, known.last_id, self._slices_next)
             if came:
                 known.last_id = came[-1]["id"]
                 paths = tuple(self._table.data_dir / instance["path"] for instance in came)
                 request = SliceRequest(
                     paths, known.model, self._settings.pipeline.models_dir, self._cache
                 )
-                self._deadlines[self._engine.submit(request)] = now + EARLY_TIMEOUT_S
+                future = self._engine.submit(request)
+                self._deadlines[future] = now + EARLY_TIMEOUT_S
+                self._slices[future] = len(came)
+
+    def _learn_pace(self, future: Future[StageReport]) -> None:
+        """Adjust how many slices are read at once to how long those of a request took."""
+        count = self._slices.pop(future, None)
+        if count is None:
+            return
+        self._slices_next = SLICES_MIN
+        if not future.cancelled() and future.exception() is None:
+            fitting = int(HOLD_S * count / max(1e-9, future.result().seconds))
+            self._slices_next = min(max(SLICES_MIN, fitting), SLICES_MAX)
 
     def _early_model(self, row: Row) -> str | None:
         """Return the model of the route that will take a series, however long it becomes."""

@@ -24,11 +24,14 @@ class Stages:
     def __init__(self) -> None:
         self.fails: set[Stage] = set()
         self.early: list[Path] = []
+        self.at_once: list[int] = []
+        self.slice_s = 0.0
 
     def __call__(self, request: StageRequest | SliceRequest) -> StageReport:
         if isinstance(request, SliceRequest):
             self.early += request.inputs
-            return StageReport("read", 0.0)
+            self.at_once.append(len(request.inputs))
+            return StageReport("read", self.slice_s * len(request.inputs))
         if request.stage in self.fails:
             self.fails.discard(request.stage)
             raise StageError("failed once")
@@ -124,6 +127,18 @@ def test_a_stage_that_failed_ahead_is_run_by_the_job(start: Start) -> None:
     job = node.tick_until_state("done")
     assert job["failures"] == 0
     assert begun(node)[2:] == [(1, Stage.BONESEG), (1, Stage.ENCODE)]
+
+
+@pytest.mark.parametrize(("slice_s", "at_once"), [(0.005, [16, 60, 24]), (1.0, [16] * 6 + [4])])
+def test_as_many_slices_are_read_at_once_as_a_job_may_wait_for(
+    start: Start, slice_s: float, at_once: list[int]
+) -> None:
+    stages = Stages()
+    stages.slice_s = slice_s
+    node = start(stages)
+    store_slices(node.intake, range(1, 101))
+    node.tick_until(lambda: len(stages.early) == 100)
+    assert stages.at_once == at_once
 
 
 @pytest.mark.parametrize("numbers", [[1, 2, 3, 7, 8], [1]])

@@ -23,6 +23,7 @@ import torch
 from osteon.errors import ModelError
 from osteon.pipeline.models.beside import Beside
 from osteon.pipeline.models.cores import BusyCores
+from osteon.pipeline.models.heap import keep_freed
 from osteon.pipeline.models.memory import empty
 from osteon.pipeline.models.network import Network
 from osteon.pipeline.models.windows import (
@@ -37,11 +38,6 @@ from osteon.pipeline.models.windows import (
 PLANES_AT_ONCE = 8  # Of finished logits: so few stay in a processor's caches until they are labels.
 VOXELS_AT_ONCE = 2**17  # More planes, where they are so small that the calls would cost more.
 MEMORY_SHARE = 0.8  # Of the GPU's free memory: the rest is for what the first window did not show.
-# What glibc's malloc hands back to the system at once is, at most, of this size. It starts far
-# lower and goes up, with twice as much for the end of its heap, to the largest that a process has
-# freed. Below it the kernel clears the network's memory again for each window, page by page, which
-# costs a small network a quarter of its time.
-FREED_BYTES = 2**25 - 2**14  # With its head, and rounded up to pages.
 # Windows that are cut before the network takes them. They lie in planes that stand there anyway;
 # and so a network that is faster than a slab's planes has some left while these are made.
 CUT_AHEAD = 3
@@ -134,7 +130,7 @@ class Batches:
         device = self._network.device
         if device.type != "cuda":
             self.size = 1
-            torch.empty(FREED_BYTES, dtype=torch.uint8)  # Never touched; freed here and now.
+            keep_freed()
             busy = BusyCores()
             logits = self._network(window[None])
             self.room_beside = busy.leave_room

@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ from osteon.pipeline.instances.spool import write_durably
 from osteon.pipeline.job import Stage
 from osteon.pipeline.prediction import predict
 from osteon.pipeline.progress import part
+from osteon.pipeline.volume import Volume
 from osteon.pipeline.workers.devices import VISIBLE
 from osteon.pipeline.workers.request import SliceRequest, StageReport, StageRequest
 from osteon.pipeline.workers.warm import Warm
@@ -138,17 +140,12 @@ def _encode(request: StageRequest) -> tuple[str, dict[str, Any]]:
         content_at=datetime.fromtimestamp(int(request.content_at), UTC),
         headers=headers,
     )
-    write_part10(ds, request.out / SEG)
-    check_result(request.out / SEG, volume.frames, labels_zyx, headers=headers)
-    shown, shown_zyx = stood_up(volume, labels_zyx)
-    write_preview(
-        shown.hu_zyx,
-        shown_zyx,
-        shown.geometry.spacing_zyx_mm,
-        segments,
-        request.out / PREVIEW,
-        affine=shown.geometry.affine,
-    )
+    # The picture is NumPy's work, which leaves Python to the Segmentation.
+    with ThreadPoolExecutor(1, "preview") as beside:
+        picture = beside.submit(_draw, volume, labels_zyx, segments, request.out / PREVIEW)
+        write_part10(ds, request.out / SEG)
+        check_result(request.out / SEG, volume.frames, labels_zyx, headers=headers)
+        picture.result()
     facts = {
         "sop_instance_uid": str(ds.SOPInstanceUID),
         "sop_class_uid": str(ds.SOPClassUID),
@@ -158,6 +155,14 @@ def _encode(request: StageRequest) -> tuple[str, dict[str, Any]]:
     }
     _warm.drop(request)
     return f"encoded and checked a Segmentation of {_count(segments)}", facts
+
+
+def _draw(
+    volume: Volume, labels_zyx: NDArray[Any], segments: Sequence[Segment], path: Path
+) -> None:
+    shown, shown_zyx = stood_up(volume, labels_zyx)
+    spacing_mm, affine = shown.geometry.spacing_zyx_mm, shown.geometry.affine
+    write_preview(shown.hu_zyx, shown_zyx, spacing_mm, segments, path, affine=affine)
 
 
 _STAGES: dict[Stage, Callable[[StageRequest], tuple[str, dict[str, Any]]]] = {

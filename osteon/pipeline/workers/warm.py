@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from osteon.errors import StageError, VolumeError
 from osteon.pipeline.images.geometry import FrameHeader
+from osteon.pipeline.models.heap import keep_freed
 from osteon.pipeline.models.model import Model, load_model
 from osteon.pipeline.prediction import Evidence, predict_slices
 from osteon.pipeline.progress import tell
@@ -51,6 +52,7 @@ class Warm:
     """The caches of one worker process."""
 
     def __init__(self) -> None:
+        keep_freed()
         self._models: dict[str, Model] = {}
         self._lock = threading.Lock()
         self._volumes: OrderedDict[str, Future[Volume]] = OrderedDict()
