@@ -95,11 +95,10 @@ class Sandbox:
                 env=environment,
                 start_new_session=True,
             )
-        try:
+        with ExitStack() as otherwise:
+            otherwise.callback(self.stop)  # Ctrl-C, too, leaves no process behind.
             self._await_ready()
-        except BaseException:  # Ctrl-C, too, leaves no process behind.
-            self.stop()
-            raise
+            otherwise.pop_all()
 
     def stop(self) -> None:
         """Stop the node and wait until it has ended."""

@@ -31,8 +31,10 @@ from osteon.pipeline.worklock import WORK
 AHEAD = "ahead"
 RUNS_MAX = 4  # Each keeps its outputs on the disk until its job takes them over.
 KEPT_S = 600.0  # How long a job may wait for the throttler before what was done is forgotten.
-SLICES_MIN, SLICES_MAX = 16, 256  # At once; between them as many as last so long, by the last ones:
-HOLD_S = 0.3  # A job never waits longer for the slot, and the slot seldom for the next slices.
+SLICES_MIN, SLICES_MAX = 16, 64  # At once; between them as many of a model as last
+HOLD_S = (
+    0.3  # so long by its last ones, so that a job hardly waits for the slot, nor it for slices.
+)
 EARLY_TIMEOUT_S = 120.0
 NO_JOB = 0
 ENDLESS = 2**31  # Instances that a series may come to have while it arrives.
@@ -113,8 +115,8 @@ class Ahead:
         self._runs: dict[int, _Run] = {}
         self._deadlines: dict[Future[StageReport], float] = {}
         self._arriving: dict[int, _Arriving] = {}
-        self._slices: dict[Future[StageReport], int] = {}
-        self._slices_next = SLICES_MIN
+        self._slices: dict[Future[StageReport], tuple[str, int]] = {}
+        self._slices_at_once: dict[str, int] = {}
         self._forgotten: list[_Run] = []  # of which a stage still runs, and writes
         self._numbers = itertools.count(1)
         self._compares = any(route.series != "all" for route in settings.routes)
@@ -158,7 +160,8 @@ class Ahead:
                 known.model = self._early_model(row)
             if known.model is None:
                 continue
-            came = series.arrived_after(self._table, row, known.last_id, self._slices_next)
+            at_once = self._slices_at_once.get(known.model, SLICES_MIN)
+            came = series.arrived_after(self._table, row, known.last_id, at_once)
             if came:
                 known.last_id = came[-1]["id"]
                 paths = tuple(self._table.data_dir / instance["path"] for instance in came)
@@ -167,17 +170,17 @@ class Ahead:
                 )
                 future = self._engine.submit(request)
                 self._deadlines[future] = now + EARLY_TIMEOUT_S
-                self._slices[future] = len(came)
+                self._slices[future] = known.model, len(came)
 
     def _learn_pace(self, future: Future[StageReport]) -> None:
-        """Adjust how many slices are read at once to how long those of a request took."""
-        count = self._slices.pop(future, None)
-        if count is None:
+        """Adjust how many slices a model gets at once to how long those of a request took."""
+        if future not in self._slices:
             return
-        self._slices_next = SLICES_MIN
+        model, count = self._slices.pop(future)
+        self._slices_at_once[model] = SLICES_MIN
         if not future.cancelled() and future.exception() is None:
             fitting = int(HOLD_S * count / max(1e-9, future.result().seconds))
-            self._slices_next = min(max(SLICES_MIN, fitting), SLICES_MAX)
+            self._slices_at_once[model] = min(max(SLICES_MIN, fitting), SLICES_MAX)
 
     def _early_model(self, row: Row) -> str | None:
         """Return the model of the route that will take a series, however long it becomes."""

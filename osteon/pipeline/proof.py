@@ -89,6 +89,7 @@ class Prover:
         proofs.ask(self._table, transaction_uid, destination.name, reference.sop_instance_uid)
 
         def heard() -> bool:
+            """Return whether the report has come, on whichever association."""
             return proofs.heard(self._table, transaction_uid) is not None
 
         wait_s = REPORT_WAIT_S[destination.proof]

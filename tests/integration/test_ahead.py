@@ -25,13 +25,14 @@ class Stages:
         self.fails: set[Stage] = set()
         self.early: list[Path] = []
         self.at_once: list[int] = []
-        self.slice_s = 0.0
+        self.slice_s: dict[str, float] = {}
 
     def __call__(self, request: StageRequest | SliceRequest) -> StageReport:
         if isinstance(request, SliceRequest):
             self.early += request.inputs
             self.at_once.append(len(request.inputs))
-            return StageReport("read", self.slice_s * len(request.inputs))
+            seconds = self.slice_s.get(request.model, 0.0) * len(request.inputs)
+            return StageReport("read", seconds)
         if request.stage in self.fails:
             self.fails.discard(request.stage)
             raise StageError("failed once")
@@ -134,11 +135,23 @@ def test_as_many_slices_are_read_at_once_as_a_job_may_wait_for(
     start: Start, slice_s: float, at_once: list[int]
 ) -> None:
     stages = Stages()
-    stages.slice_s = slice_s
+    stages.slice_s = {BONE: slice_s}
     node = start(stages)
     store_slices(node.intake, range(1, 101))
     node.tick_until(lambda: len(stages.early) == 100)
     assert stages.at_once == at_once
+
+
+def test_a_slow_model_is_not_taken_for_as_quick_as_the_one_before(start: Start) -> None:
+    stages = Stages()
+    stages.slice_s = {BONE: 0.001, "other": 1.0}
+    thick = {"name": "thick", "match": {"SliceThickness": {"min": 3}}, "model": "other"}
+    node = start(stages, routes=[thick, {"name": "rest"}])
+    store_slices(node.intake, range(1, 101), series="1.2.3.1", SliceThickness=1)
+    node.tick_until(lambda: len(stages.early) == 100)
+    store_slices(node.intake, range(1, 41), series="1.2.3.2", SliceThickness=5)
+    node.tick_until(lambda: len(stages.early) == 140)
+    assert stages.at_once == [16, 64, 20, 16, 16, 8]
 
 
 @pytest.mark.parametrize("numbers", [[1, 2, 3, 7, 8], [1]])

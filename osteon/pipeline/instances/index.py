@@ -6,20 +6,13 @@ touched.
 """
 
 import re
-import struct
-import threading
-import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from io import BytesIO
 from typing import Any
 
-from pydicom import Dataset, config
+from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
-from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
@@ -34,6 +27,7 @@ from osteon.pipeline.images.extent import Extent
 from osteon.pipeline.instances import framegroups
 from osteon.pipeline.instances.elements import ELEMENTS_MAX, End, Walk, walk
 from osteon.pipeline.instances.framegroups import FrameGroups
+from osteon.pipeline.instances.parsing import UNREADABLE, MeteredBytes, parsing
 
 HEADER_BYTES_MAX = 8 * 2**20  # Of a deflated data set, inflated; no header is longer.
 _HEADER_BYTES = 16 * 1024  # Most are shorter; where not, four times as much is looked at next.
@@ -63,27 +57,7 @@ _WANTED = frozenset(_TAGS.values())
 _PLAIN = re.compile(rb"[ -~\0]*")
 # Values that routes may ask for are kept; binary and sequence values are not.
 _EMPTY = (None, "")
-# What pydicom raises on bytes that are no data set; it has no one exception for that.
-_UNREADABLE = (
-    ArithmeticError,
-    AttributeError,
-    AssertionError,
-    BytesLengthException,
-    EOFError,
-    InvalidDicomError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 _LEFT_OUT_VR = frozenset({"SQ", "OB", "OW", "OF", "OD", "OL", "OV", "UN", "UT", "LT", "ST"})
-# Its validation mode and Python's warning filters belong to the whole process.
-_pydicom_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -120,7 +94,7 @@ class Header:
         An element whose value cannot be read is left out: the instance is none the worse for it.
         """
         found = {}
-        with _pydicom("values"):
+        with parsing("values"):
             ds, at = self._head.parse()
             for tag in sorted(ds.keys()):
                 keyword = keyword_for_tag(tag)
@@ -131,7 +105,7 @@ class Header:
                     element = ds[tag]
                     if element.VR not in _LEFT_OUT_VR and element.value not in _EMPTY:
                         found[keyword] = _texts(element.value)
-                except _UNREADABLE:
+                except UNREADABLE:
                     continue
         of_frame = self._head.of_first_frame(at)
         image_type = {"ImageType": of_frame["FrameType"]} if "FrameType" in of_frame else {}
@@ -208,7 +182,7 @@ class HeaderReader:
             self._extent.follow(head.raw)
         texts = _plain_texts(found)
         if texts is None:
-            with _pydicom(f"transfer syntax {self._syntax}"):
+            with parsing(f"transfer syntax {self._syntax}"):
                 ds, _ = head.parse()
                 texts = {keyword: _texts(ds.get(keyword)) for keyword in _KEYWORDS}
         return _header(texts, head)
@@ -293,8 +267,8 @@ class _Head:
         )
 
     def parse(self) -> tuple[Dataset, int]:
-        """Parse it with pydicom, and say where what is bulk begins; call it within `_pydicom`."""
-        file = _MeteredBytes(self.raw)
+        """Parse it with pydicom, and say where what is bulk begins; call it within `parsing`."""
+        file = MeteredBytes(self.raw)
         ds = read_dataset(
             file,
             is_implicit_VR=self.implicit,
@@ -304,6 +278,7 @@ class _Head:
         return ds, file.tell()
 
     def groups(self, at: int, elements_max: int) -> FrameGroups:
+        """Return the functional groups that begin at a place."""
         return FrameGroups(
             self.raw, at, implicit=self.implicit, little=self.little, elements_max=elements_max
         )
@@ -313,31 +288,6 @@ class _Head:
         found = self.groups(at, ELEMENTS_MAX).values()
         plain = {k: raw.decode("ascii") for k, raw in found.items() if _PLAIN.fullmatch(raw)}
         return {k: _texts(text.split("\\")) for k, text in plain.items() if text.strip(" \0")}
-
-
-class _MeteredBytes(BytesIO):
-    """Bytes in memory that end a parser's work on very many elements."""
-
-    def __init__(self, raw: bytes) -> None:
-        super().__init__(raw)
-        self._reads_left = 4 * ELEMENTS_MAX  # Tag, VR or length, value; items have more.
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self._reads_left -= 1
-        if self._reads_left < 0:
-            raise InvalidDicomError(f"a header of more than {ELEMENTS_MAX} elements")
-        return super().read(size)
-
-
-@contextmanager
-def _pydicom(what: str) -> Iterator[None]:
-    """Let pydicom read as far as it can, silently, and map what it raises."""
-    try:
-        with _pydicom_lock, warnings.catch_warnings(), config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    except _UNREADABLE as error:
-        raise UnparseableError(f"not a data set ({what}): {error}") from error
 
 
 def _is_bulk(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG001 - pydicom's call

@@ -7,6 +7,7 @@ two of these together: the input grid beside the network, and the network beside
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from contextvars import copy_context
 from typing import TypeVar
 
@@ -49,16 +50,14 @@ class Beside(Iterator[T]):
         """Return the next item, and have another one made."""
         if not self._coming:
             raise StopIteration
-        try:
+        with ExitStack() as otherwise:
+            otherwise.callback(self.close)
             self._begin()
             item = self._coming.popleft().result()
-        except BaseException:
-            self.close()
-            raise
-        if item is None:
-            self.close()
-            raise StopIteration
-        return item
+            if item is not None:
+                otherwise.pop_all()
+                return item
+        raise StopIteration
 
     def close(self) -> None:
         """End the thread: it finishes the item that it is at, and makes no other."""

@@ -243,6 +243,7 @@ def _hip() -> tuple[Solid, ...]:
     head_z, head_y, head_x = HEAD_OF_FEMUR_MM
 
     def wing(z: Array, y: Array, x: Array) -> Array:
+        """Distance to the wing of the ilium, slice by slice."""
         return np.concatenate([_wing_slice(float(level), y, x) for level in z.ravel()])
 
     def cup(z: Array, y: Array, x: Array) -> Array:

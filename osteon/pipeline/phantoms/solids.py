@@ -143,6 +143,7 @@ def ellipsoid(center: Point, radii: Point) -> Solid:
     (cz, cy, cx), (rz, ry, rx) = center, radii
 
     def distance(z: Array, y: Array, x: Array) -> Array:
+        """Distance to the surface, to first order."""
         u, v, w = (z - cz) / rz, (y - cy) / ry, (x - cx) / rx
         scaled = np.sqrt(u * u + v * v + w * w)
         gradient = np.sqrt((u / rz) ** 2 + (v / ry) ** 2 + (w / rx) ** 2)
@@ -170,6 +171,7 @@ def capsule(start: Point, end: Point, start_mm: float, end_mm: float, tall: floa
     az, ay, ax = (float(value) for value in along)
 
     def distance(z: Array, y: Array, x: Array) -> Array:
+        """Distance to the surface."""
         u, v, w = z / tall - first[0], y - first[1], x - first[2]
         t = np.clip((u * az + v * ay + w * ax) / length2, 0, 1)
         off = np.sqrt((u - t * az) ** 2 + (v - t * ay) ** 2 + (w - t * ax) ** 2)

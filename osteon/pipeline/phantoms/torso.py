@@ -241,6 +241,7 @@ def _table() -> tuple[Body, ...]:
         """Return all that lies outside (-1) or inside (1) a cylinder along z, lowest at y."""
 
         def distance(z: Array, y: Array, x: Array) -> Array:
+            """Distance to the cylinder, from the side that is meant."""
             off = np.hypot(y - (y_mm - radius_mm), x) - radius_mm
             return np.asarray((outwards * off + 0 * z), np.float32)
 

@@ -198,6 +198,7 @@ def _save_json(path: Path, value: Any) -> None:
 
 def _load_segments(path: Path) -> list[Segment]:
     def code(value: dict[str, str] | None) -> Code | None:
+        """Return a code as it was before it was saved."""
         return None if value is None else Code(**value)
 
     try:

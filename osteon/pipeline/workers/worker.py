@@ -111,6 +111,7 @@ def now_and_then(tell: Callable[[float], None]) -> Callable[[float], None]:
     told_at = 0.0
 
     def hear(fraction: float) -> None:
+        """Pass it on, unless that was done less than a second ago."""
         nonlocal told_at
         if time.monotonic() - told_at >= TOLD_EVERY_S:
             told_at = time.monotonic()
